@@ -1,0 +1,1 @@
+"""qkernels: fast, exact integer kernels for Python."""
