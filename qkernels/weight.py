@@ -28,3 +28,53 @@ def unpack_n16k4(data: np.ndarray, k: int, n: int, dtype: np.dtype) -> np.ndarra
     """The inverse of `pack_n16k4`: the plain (k, n) integers."""
     panels = data.view(dtype).reshape(-1, padded(k, K_PAD) // K_GROUP, N_PANEL, K_GROUP)
     return np.ascontiguousarray(panels.transpose(1, 3, 0, 2).reshape(padded(k, K_PAD), -1)[:k, :n])
+
+
+class PackedMatrix:
+    """Kernel-ready weights (k, n): any CPU kernel reads them, at any number of rows. Made by `qkernels.pack`.
+
+    shape   (k, n), the logical one          dtype   int8 or uint8
+    layout  "n16k4"                           nbytes  of the packed data and its column sums
+    unpack() gives the plain integers back exactly. Pickling stores those; packed bytes never reach disk.
+    """
+
+    __slots__ = ("_data", "_sums", "shape", "dtype", "_handle", "_magnitudes", "__weakref__")
+    layout = "n16k4"
+
+    def __init__(self, data: np.ndarray, sums: np.ndarray, shape: tuple[int, int], dtype: np.dtype):
+        self._data, self._sums = data, sums
+        self.shape, self.dtype = shape, np.dtype(dtype)
+        self._handle: object = None
+        self._magnitudes: dict[int, int] = {}
+
+    @property
+    def nbytes(self) -> int:
+        return self._data.nbytes + self._sums.nbytes
+
+    @property
+    def ndim(self) -> int:
+        return 2
+
+    def unpack(self) -> np.ndarray:
+        return unpack_n16k4(self._data, *self.shape, self.dtype)
+
+    def magnitude(self, zero_point: int = 0) -> int:
+        """max_j Σ_k |w − zero_point|: what one unit of activation can at most add to an accumulator (A2)."""
+        if zero_point not in self._magnitudes:
+            wide = np.abs(self.unpack().astype(np.int64) - zero_point)
+            self._magnitudes[zero_point] = int(wide.sum(axis=0).max(initial=0))
+        return self._magnitudes[zero_point]
+
+    def __reduce__(self) -> tuple:
+        from qkernels.ops.pack import pack
+
+        return pack, (self.unpack(),)
+
+    def __repr__(self) -> str:
+        return f"PackedMatrix(shape={self.shape}, dtype={self.dtype.name}, layout={self.layout!r})"
+
+
+def pack_plain(b: np.ndarray) -> PackedMatrix:
+    """`pack` without a native module."""
+    data, sums = pack_n16k4(b)
+    return PackedMatrix(data.reshape(-1), np.pad(sums, (0, -len(sums) % N_PANEL)), b.shape, b.dtype)

@@ -1,0 +1,60 @@
+// gemm portable: acc[r][j] += Σ_t a[r][4q + t] · w[4q + t][j], plain C++ for any CPU.
+//
+// Why 4×16: one weight panel wide; sixteen 32-bit lanes are four SSE2 or NEON registers, which the compiler fills by
+// itself. 16-bit factors, so that it may use pmaddwd or smlal instead of a 32-bit multiplication.
+// Contract: isa_rows.h and driver.h. This file is compiled for the baseline of the platform and nothing more.
+#define QK_ISA portable
+#define QK_TILE "4x16"
+#include "isa_rows.h"
+
+namespace qk {
+namespace portable {
+namespace {
+
+constexpr idx kMinM = 1;
+constexpr double kGops = 5, kCallUs = 0.05;
+
+template <bool ASigned, bool WSigned>
+struct Isa {
+  static constexpr idx kMr = 4, kPanels = 1, kKStep = kGroup, kKc = 0;
+  static constexpr unsigned kFlip = 0;
+  static constexpr bool kRowsFirst = false;
+  static constexpr idx a_bytes(idx rows, idx k) { return rows * k * 2; }
+  static bool in_place(const Gemm&) { return false; }
+  static void begin() {}
+  static void finish() {}
+  static void prepare(idx) {}
+
+  static void pack(const Gemm& g, idx i, idx rows, idx k0, idx k, uint8_t* dst) {
+    pack_groups<int16_t, ASigned, 0>(g, i, rows, k0, k, reinterpret_cast<int16_t*>(dst));
+  }
+
+  static void micro(int rows, int, const uint8_t* a_bytes, idx, idx, const uint8_t* w, idx, idx k, int32_t* tile, bool) {
+    const int16_t* a = reinterpret_cast<const int16_t*>(a_bytes);
+    for (int r = 0; r < rows; ++r) {
+      int32_t acc[kPanel] = {};
+      for (idx q = 0; q < k / kGroup; ++q) {
+        const int16_t* x = a + (q * rows + r) * kGroup;
+        const uint8_t* y = w + q * kPanel * kGroup;
+        for (idx j = 0; j < kPanel; ++j) {
+          int32_t sum = 0;
+          for (idx t = 0; t < kGroup; ++t) {
+            const uint8_t byte = y[j * kGroup + t];
+            sum += x[t] * (WSigned ? int16_t(int8_t(byte)) : int16_t(byte));
+          }
+          acc[j] = int32_t(uint32_t(acc[j]) + uint32_t(sum));
+        }
+      }
+      memcpy(tile + r * kPanel, acc, sizeof acc);
+    }
+  }
+};
+
+double peak(idx) { return 0; }  // no instruction set of its own to have a peak
+
+}  // namespace
+
+QK_ROWS
+
+}  // namespace portable
+}  // namespace qk

@@ -1,0 +1,64 @@
+// gemm x86_avx2: exact 8-bit products without VNNI, for Haswell to Zen 3.
+//
+// Why 6×16 in two passes of 6×8: 12 accumulators, 2 weight registers and 1 splat fill 15 of 16 registers. A step of
+// 4 k costs 12 vpmaddwd + 12 vpaddd + 2 vpmovsxbw + 6 broadcasts for 384 operations. With three rows or fewer all
+// 16 columns go in one pass.
+// Contract and source of the method: widen.h.
+#define QK_ISA x86_avx2
+#define QK_TILE "6x16"
+#include "isa_rows.h"
+#include "widen.h"
+#include "x86.h"
+
+namespace qk {
+namespace x86_avx2 {
+namespace {
+
+constexpr idx kMinM = 1;
+constexpr double kGops = 120, kCallUs = 0.05;
+
+struct Ymm {
+  using Reg = __m256i;
+  static constexpr int kCols = 4;
+  static Reg zero() { return _mm256_setzero_si256(); }
+  template <bool Signed>
+  static Reg widen(const uint8_t* bytes) {
+    const __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes));
+    return Signed ? _mm256_cvtepi8_epi16(x) : _mm256_cvtepu8_epi16(x);
+  }
+  static Reg splat(const int16_t* four) {
+    long long x;
+    memcpy(&x, four, 8);
+    return _mm256_set1_epi64x(x);
+  }
+  static Reg madd_add(Reg acc, Reg x, Reg y) { return _mm256_add_epi32(acc, _mm256_madd_epi16(x, y)); }
+  template <int Regs>
+  static void join(const Reg (&acc)[Regs], int32_t* out) {
+    for (int c = 0; c < Regs; c += 2) {
+      const Reg pairs = _mm256_hadd_epi32(acc[c], acc[c + 1]);  // n01 n45 | n23 n67
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + c * kCols), _mm256_permute4x64_epi64(pairs, 0xD8));
+    }
+  }
+};
+
+template <bool ASigned, bool WSigned>
+struct Isa : WidenIsa<Ymm, ASigned, WSigned, 6, 12> {};
+
+double peak(idx rounds) {
+  __m256i acc[12], x = _mm256_set1_epi64x(0x0001000200030004), y = _mm256_set1_epi64x(0x0003000400010002);
+  for (auto& sum : acc) sum = x;
+  for (idx i = 0; i < rounds; ++i)
+    for (auto& sum : acc) {
+      QK_KEEP(x);
+      sum = Ymm::madd_add(sum, x, y);
+    }
+  for (auto& sum : acc) QK_KEEP(sum);
+  return double(rounds) * 12 * 32;
+}
+
+}  // namespace
+
+QK_ROWS
+
+}  // namespace x86_avx2
+}  // namespace qk

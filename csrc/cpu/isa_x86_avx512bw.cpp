@@ -1,0 +1,62 @@
+// gemm x86_avx512bw: exact 8-bit products on Skylake-X class CPUs, which have 512-bit pmaddwd and no VNNI.
+//
+// Why 12×16: 24 accumulators, 2 weight registers, 1 splat of 32 registers; a step of 4 k is 24 vpmaddwd + 24 vpaddd +
+// 2 vpmovsxbw + 12 broadcasts for 1 536 operations.
+// Contract and source of the method: widen.h.
+#define QK_ISA x86_avx512bw
+#define QK_TILE "12x16"
+#include "isa_rows.h"
+#include "widen.h"
+#include "x86.h"
+
+namespace qk {
+namespace x86_avx512bw {
+namespace {
+
+constexpr idx kMinM = 1;
+constexpr double kGops = 220, kCallUs = 0.05;
+
+struct Zmm {
+  using Reg = __m512i;
+  static constexpr int kCols = 8;
+  static Reg zero() { return _mm512_setzero_si512(); }
+  template <bool Signed>
+  static Reg widen(const uint8_t* bytes) {
+    const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes));
+    return Signed ? _mm512_cvtepi8_epi16(x) : _mm512_cvtepu8_epi16(x);
+  }
+  static Reg splat(const int16_t* four) {
+    long long x;
+    memcpy(&x, four, 8);
+    return _mm512_set1_epi64(x);
+  }
+  static Reg madd_add(Reg acc, Reg x, Reg y) { return _mm512_add_epi32(acc, _mm512_madd_epi16(x, y)); }
+  static void join(const Reg (&acc)[2], int32_t* out) {
+    const Reg even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const Reg odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+    _mm512_storeu_si512(out, _mm512_add_epi32(_mm512_permutex2var_epi32(acc[0], even, acc[1]),
+                                              _mm512_permutex2var_epi32(acc[0], odd, acc[1])));
+  }
+};
+
+template <bool ASigned, bool WSigned>
+struct Isa : WidenIsa<Zmm, ASigned, WSigned, 12, 24> {};
+
+double peak(idx rounds) {
+  __m512i acc[24], x = _mm512_set1_epi64(0x0001000200030004), y = _mm512_set1_epi64(0x0003000400010002);
+  for (auto& sum : acc) sum = x;
+  for (idx i = 0; i < rounds; ++i)
+    for (auto& sum : acc) {
+      QK_KEEP(x);
+      sum = Zmm::madd_add(sum, x, y);
+    }
+  for (auto& sum : acc) QK_KEEP(sum);
+  return double(rounds) * 24 * 64;
+}
+
+}  // namespace
+
+QK_ROWS
+
+}  // namespace x86_avx512bw
+}  // namespace qk

@@ -1,0 +1,53 @@
+// gemm x86_avxvnni: the byte dot product on 256 bits, for CPUs without AVX-512: Alder Lake and later.
+//
+// Why 6×16: 12 accumulators, 2 weight registers, 1 splat of 16 registers.
+// Contract and source of the method: vnni.h.
+#define QK_ISA x86_avxvnni
+#define QK_TILE "6x16"
+#include "isa_rows.h"
+#include "vnni.h"
+#include "x86.h"
+
+namespace qk {
+namespace x86_avxvnni {
+namespace {
+
+constexpr idx kMinM = 1;
+constexpr double kGops = 380, kCallUs = 0.05;
+
+struct Ymm {
+  using Reg = __m256i;
+  static constexpr int kLanes = 8;
+  static Reg zero() { return _mm256_setzero_si256(); }
+  static Reg load(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+  static Reg splat(const uint8_t* four) {
+    int x;
+    memcpy(&x, four, 4);
+    return _mm256_set1_epi32(x);
+  }
+  static Reg dot(Reg acc, Reg u, Reg s) { return _mm256_dpbusd_avx_epi32(acc, u, s); }
+  static Reg add(Reg x, Reg y) { return _mm256_add_epi32(x, y); }
+  static void store(int32_t* p, Reg x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x); }
+};
+
+template <bool ASigned, bool WSigned>
+struct Isa : VnniIsa<Ymm, ASigned, WSigned, 6, 1, 12> {};
+
+double peak(idx rounds) {
+  __m256i acc[12], x = _mm256_set1_epi32(0x01020304), y = _mm256_set1_epi32(0x03010402);
+  for (auto& sum : acc) sum = x;
+  for (idx i = 0; i < rounds; ++i)
+    for (auto& sum : acc) {
+      QK_KEEP(x);
+      sum = Ymm::dot(sum, x, y);
+    }
+  for (auto& sum : acc) QK_KEEP(sum);
+  return double(rounds) * 12 * 64;
+}
+
+}  // namespace
+
+QK_ROWS
+
+}  // namespace x86_avxvnni
+}  // namespace qk

@@ -1,0 +1,100 @@
+// Packing is two small transpositions: 4 rows of 16 columns → 16 groups of 4 k (rows adjacent in memory), or
+// 16 columns of 4 k each (k adjacent). Full groups go through registers on SSE2; edges and odd strides byte by byte.
+#include "pack.h"
+
+#include <string.h>
+
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
+namespace qk {
+namespace {
+
+constexpr idx kGroupBytes = kPanel * kGroup;
+
+// One group: k0…k0+3 of columns j0…j0+15, zeros outside of the matrix.
+void pack_edge(const PlainWeights& w, idx k0, idx j0, uint8_t* dst) {
+  const idx ks = min_of(kGroup, w.k - k0), js = min_of(kPanel, w.n - j0);
+  memset(dst, 0, kGroupBytes);
+  for (idx t = 0; t < ks; ++t)
+    for (idx j = 0; j < js; ++j) dst[j * kGroup + t] = w.data[(k0 + t) * w.row + (j0 + j) * w.col];
+}
+
+#if defined(__SSE2__)
+
+inline __m128i load16(const uint8_t* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
+inline void store16(uint8_t* p, __m128i x) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), x); }
+
+// Columns adjacent: interleave four rows of 16 bytes.
+inline void pack_rows(const uint8_t* src, idx row, uint8_t* dst) {
+  const __m128i a = load16(src), b = load16(src + row), c = load16(src + 2 * row), d = load16(src + 3 * row);
+  const __m128i ab = _mm_unpacklo_epi8(a, b), cd = _mm_unpacklo_epi8(c, d);
+  const __m128i AB = _mm_unpackhi_epi8(a, b), CD = _mm_unpackhi_epi8(c, d);
+  store16(dst, _mm_unpacklo_epi16(ab, cd));
+  store16(dst + 16, _mm_unpackhi_epi16(ab, cd));
+  store16(dst + 32, _mm_unpacklo_epi16(AB, CD));
+  store16(dst + 48, _mm_unpackhi_epi16(AB, CD));
+}
+
+// k adjacent: four groups at once, a 16×16 block seen as 4×4 blocks of 32-bit words, transposed.
+inline void pack_columns(const uint8_t* src, idx col, uint8_t* dst) {
+  for (idx j = 0; j < kPanel; j += 4) {
+    const __m128i a = load16(src + j * col), b = load16(src + (j + 1) * col);
+    const __m128i c = load16(src + (j + 2) * col), d = load16(src + (j + 3) * col);
+    const __m128i ab = _mm_unpacklo_epi32(a, b), cd = _mm_unpacklo_epi32(c, d);
+    const __m128i AB = _mm_unpackhi_epi32(a, b), CD = _mm_unpackhi_epi32(c, d);
+    uint8_t* to = dst + j * kGroup;
+    store16(to, _mm_unpacklo_epi64(ab, cd));
+    store16(to + kGroupBytes, _mm_unpackhi_epi64(ab, cd));
+    store16(to + 2 * kGroupBytes, _mm_unpacklo_epi64(AB, CD));
+    store16(to + 3 * kGroupBytes, _mm_unpackhi_epi64(AB, CD));
+  }
+}
+
+#else
+
+inline void pack_rows(const uint8_t* src, idx row, uint8_t* dst) {
+  for (idx j = 0; j < kPanel; ++j)
+    for (idx t = 0; t < kGroup; ++t) dst[j * kGroup + t] = src[t * row + j];
+}
+
+inline void pack_columns(const uint8_t* src, idx col, uint8_t* dst) {
+  for (idx q = 0; q < 4; ++q)
+    for (idx j = 0; j < kPanel; ++j) memcpy(dst + q * kGroupBytes + j * kGroup, src + j * col + q * kGroup, kGroup);
+}
+
+#endif
+
+void pack_panel(const PlainWeights& w, idx k_whole, idx j0, uint8_t* dst) {
+  const bool whole_panel = j0 + kPanel <= w.n;
+  idx k = 0;
+  if (whole_panel && w.col == 1)
+    for (; k + kGroup <= w.k; k += kGroup) pack_rows(w.data + k * w.row + j0, w.row, dst + k * kPanel);
+  else if (whole_panel && w.row == 1)
+    for (; k + 4 * kGroup <= w.k; k += 4 * kGroup) pack_columns(w.data + k + j0 * w.col, w.col, dst + k * kPanel);
+  for (; k < w.k; k += kGroup) pack_edge(w, k, j0, dst + k * kPanel);
+  if (k < k_whole) memset(dst + k * kPanel, 0, size_t((k_whole - k) * kPanel));
+}
+
+template <class Byte>
+void sum_columns(const uint8_t* panel, idx k_whole, int32_t* sums) {
+  uint32_t sum[kPanel] = {};
+  for (idx k = 0; k < k_whole; k += kGroup, panel += kGroupBytes)
+    for (idx j = 0; j < kPanel; ++j)
+      for (idx t = 0; t < kGroup; ++t) sum[j] += uint32_t(int32_t(Byte(panel[j * kGroup + t])));
+  memcpy(sums, sum, sizeof sum);
+}
+
+}  // namespace
+
+void pack_panels(const PlainWeights& w, idx k_step, Range panels, uint8_t* dst, int32_t* sums) {
+  const idx k_whole = padded(w.k, k_step);
+  for (idx p = panels.begin; p < panels.end; ++p) {
+    uint8_t* const panel = dst + p * k_whole * kPanel;
+    pack_panel(w, k_whole, p * kPanel, panel);
+    (w.is_signed ? sum_columns<int8_t> : sum_columns<uint8_t>)(panel, k_whole, sums + p * kPanel);
+  }
+}
+
+}  // namespace qk

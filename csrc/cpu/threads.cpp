@@ -1,0 +1,194 @@
+#include "threads.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdlib.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdio>
+#include <mutex>
+#include <new>
+#include <thread>
+
+namespace qk {
+namespace {
+
+constexpr int kMaxThreads = 256;
+constexpr int kSpins = 2000;              // about 20 µs: longer than the gap between two layers' products
+constexpr size_t kKeepBytes = 16u << 20;  // of scratch, a thread
+
+inline void pause_cpu() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
+// A thread that runs one task at a time for whoever holds the pool.
+class Worker {
+ public:
+  void start() { std::thread([this] { loop(); }).detach(); }
+
+  void give(Task task, void* context, int index) {
+    task_ = task;
+    context_ = context;
+    index_ = index;
+    state_.store(kGiven);  // sequentially consistent with asleep_: one of the two sides sees the other
+    if (asleep_.load()) {
+      std::lock_guard<std::mutex> lock(mutex_);
+      wake_.notify_one();
+    }
+  }
+
+  void wait() {
+    for (int spin = 0; state_.load(std::memory_order_acquire) != kIdle; ++spin) {
+      pause_cpu();
+      if (spin > kSpins) sched_yield();
+    }
+  }
+
+ private:
+  enum State { kIdle, kGiven };
+
+  void loop() {
+    for (;;) {
+      for (int spin = 0; state_.load(std::memory_order_acquire) != kGiven; ++spin) {
+        pause_cpu();
+        if (spin > kSpins) sleep();
+      }
+      task_(context_, index_);
+      state_.store(kIdle, std::memory_order_release);
+    }
+  }
+
+  void sleep() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    asleep_.store(true);
+    wake_.wait(lock, [this] { return state_.load() == kGiven; });
+    asleep_.store(false);
+  }
+
+  std::atomic<int> state_{kIdle};
+  std::atomic<bool> asleep_{false};
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  Task task_ = nullptr;
+  void* context_ = nullptr;
+  int index_ = 0;
+};
+
+struct Pool {
+  Worker* workers[kMaxThreads] = {};
+  int started = 0;
+
+  // False when the system gives no more threads.
+  bool ensure(int wanted) {
+    try {
+      for (; started < wanted; ++started) {
+        workers[started] = new Worker;
+        workers[started]->start();
+      }
+      return true;
+    } catch (...) {
+      return false;
+    }
+  }
+};
+
+// One job at a time. Never destroyed: workers may outlive static destructors.
+std::mutex& busy = *new std::mutex;
+Pool* pool = nullptr;
+std::atomic<int> threads_wanted{0};
+
+// While a process forks nobody is in the pool; the child has only the forking thread, so it forgets the workers.
+void before_fork() { busy.lock(); }
+void after_fork_parent() { busy.unlock(); }
+void after_fork_child() {
+  pool = nullptr;
+  busy.unlock();
+}
+const int fork_handlers = pthread_atfork(before_fork, after_fork_parent, after_fork_child);
+
+void run_serially(int tasks, Task task, void* context) {
+  for (int i = 0; i < tasks; ++i) task(context, i);
+}
+
+int cgroup_cpus() {
+  long long quota = 0, period = 0;
+  if (FILE* file = fopen("/sys/fs/cgroup/cpu.max", "r")) {
+    const int found = fscanf(file, "%lld %lld", &quota, &period);
+    fclose(file);
+    if (found == 2 && quota > 0 && period > 0) return int((quota + period - 1) / period);
+  }
+  return kMaxThreads;
+}
+
+struct Buffers {
+  void* data[kScratchSlots] = {};
+  size_t bytes[kScratchSlots] = {};
+  ~Buffers() {
+    for (void* buffer : data) free(buffer);
+  }
+};
+thread_local Buffers buffers;
+
+}  // namespace
+
+int available_cpus() {
+  cpu_set_t set;
+  int n = 1;
+  if (sched_getaffinity(0, sizeof set, &set) == 0) n = CPU_COUNT(&set);
+  const int limit = cgroup_cpus();
+  if (limit < n) n = limit;
+  return n < 1 ? 1 : n > kMaxThreads ? kMaxThreads : n;
+}
+
+int num_threads() {
+  int n = threads_wanted.load(std::memory_order_relaxed);
+  if (n == 0) {
+    n = available_cpus();
+    threads_wanted.store(n, std::memory_order_relaxed);
+  }
+  return n;
+}
+
+void set_num_threads(int n) {
+  threads_wanted.store(n <= 0 ? available_cpus() : n > kMaxThreads ? kMaxThreads : n, std::memory_order_relaxed);
+}
+
+void parallel(int tasks, Task task, void* context) {
+  (void)fork_handlers;
+  if (tasks <= 1 || tasks > kMaxThreads || !busy.try_lock()) return run_serially(tasks, task, context);
+  if (!pool) pool = new (std::nothrow) Pool;
+  if (!pool || !pool->ensure(tasks - 1)) {
+    busy.unlock();
+    return run_serially(tasks, task, context);
+  }
+  for (int i = 1; i < tasks; ++i) pool->workers[i - 1]->give(task, context, i);
+  task(context, 0);
+  for (int i = 1; i < tasks; ++i) pool->workers[i - 1]->wait();
+  busy.unlock();
+}
+
+void* thread_scratch(ScratchSlot slot, size_t bytes) {
+  Buffers& mine = buffers;
+  if (bytes > mine.bytes[slot]) {
+    free(mine.data[slot]);
+    const size_t size = (bytes + bytes / 4 + 4095) / 4096 * 4096;
+    mine.data[slot] = aligned_alloc(64, size);
+    mine.bytes[slot] = mine.data[slot] ? size : 0;
+  }
+  return mine.data[slot];
+}
+
+void trim_thread_scratch() {
+  Buffers& mine = buffers;
+  for (int slot = 0; slot < kScratchSlots; ++slot)
+    if (mine.bytes[slot] > kKeepBytes) {
+      free(mine.data[slot]);
+      mine.data[slot] = nullptr;
+      mine.bytes[slot] = 0;
+    }
+}
+
+}  // namespace qk

@@ -1,0 +1,92 @@
+// The byte dot product micro-kernel: vpdpbusd, acc[j] += Σ_t u[4j + t] · s[4j + t], u unsigned, s signed, exact in 32 bits.
+//
+// One operand must be unsigned and the other signed. Weights stay as they are packed; where the signs are equal, A's
+// sign bit is flipped as A is packed (a ± 128), and the driver takes ±128 · colsum off again:
+//     u8·s8  u = a, s = w              s8·s8  u = a + 128, s = w
+//     s8·u8  u = w, s = a              u8·u8  u = w, s = a − 128
+// Why not flip in the loop: an xor for each splat costs a fifth of the two vector ports.
+//
+// `V` names the vector width: Reg, kLanes (32-bit), zero, load, splat(4 bytes), dot(acc, u, s), add, store.
+#pragma once
+#include "driver.h"
+
+namespace qk {
+namespace QK_ISA {
+namespace {
+
+template <class V, bool WSigned, int Rows, int Panels, int Split>
+void vnni_micro(const uint8_t* a, const uint8_t* w, idx w_panel, idx groups, int32_t* tile, idx tile_row) {
+  using Reg = typename V::Reg;
+  constexpr int kRegs = int(kPanel) / V::kLanes;  // of one panel
+  Reg acc[Split][Rows][Panels * kRegs];
+  for (auto& split : acc)
+    for (auto& row : split)
+      for (auto& sum : row) sum = V::zero();
+  const auto step = [&](idx q, Reg (&sums)[Rows][Panels * kRegs]) {
+    Reg y[Panels * kRegs];
+    for (int p = 0; p < Panels; ++p)
+      for (int c = 0; c < kRegs; ++c)
+        y[p * kRegs + c] = V::load(w + p * w_panel + q * kPanel * kGroup + c * V::kLanes * kGroup);
+    for (int r = 0; r < Rows; ++r) {
+      const Reg x = V::splat(a + (q * Rows + r) * kGroup);
+      for (int c = 0; c < Panels * kRegs; ++c)
+        sums[r][c] = WSigned ? V::dot(sums[r][c], x, y[c]) : V::dot(sums[r][c], y[c], x);
+    }
+  };
+  idx q = 0;
+  for (; q + Split <= groups; q += Split)
+    for (int s = 0; s < Split; ++s) step(q + s, acc[s]);
+  for (; q < groups; ++q) step(q, acc[0]);
+  for (int r = 0; r < Rows; ++r)
+    for (int c = 0; c < Panels * kRegs; ++c) {
+      Reg sum = acc[0][r][c];
+      for (int s = 1; s < Split; ++s) sum = V::add(sum, acc[s][r][c]);
+      V::store(tile + r * tile_row + c * V::kLanes, sum);
+    }
+}
+
+template <class V, bool ASigned, bool WSigned, int Mr, int Panels, int MaxSums>
+struct VnniIsa {
+  static constexpr idx kMr = Mr, kPanels = Panels, kKStep = kGroup, kKc = 0;
+  static constexpr unsigned kFlip = ASigned == WSigned ? 0x80 : 0;
+  static constexpr bool kRowsFirst = false;
+  static constexpr idx kNr = Panels * kPanel;
+  static constexpr idx a_bytes(idx rows, idx k) { return rows * k; }
+  static bool in_place(const Gemm&) { return false; }
+  static void begin() {}
+  static void finish() {}
+  static void prepare(idx) {}
+
+  static void pack(const Gemm& g, idx i, idx rows, idx k0, idx k, uint8_t* dst) {
+    pack_groups<uint8_t, false, kFlip>(g, i, rows, k0, k, dst);
+  }
+
+  // vpdpbusd takes 4–5 cycles and two start each cycle: fewer than 8 independent sums wait for themselves.
+  template <int Rows, int P>
+  static constexpr int split() {
+    constexpr int kSums = Rows * P * int(kPanel) / V::kLanes;
+    return kSums * 4 <= MaxSums && kSums < 3 ? 4 : kSums * 2 <= MaxSums && kSums < 8 ? 2 : 1;
+  }
+
+  static void micro(int rows, int panels, const uint8_t* a, idx, idx, const uint8_t* w, idx w_panel, idx k,
+                    int32_t* tile, bool) {
+    dispatch<Mr>(rows, panels, a, w, w_panel, k / kGroup, tile);
+  }
+
+  template <int Rows>
+  static void dispatch(int rows, int panels, const uint8_t* a, const uint8_t* w, idx w_panel, idx groups,
+                       int32_t* tile) {
+    if (rows == Rows) {
+      if (panels == Panels)
+        vnni_micro<V, WSigned, Rows, Panels, split<Rows, Panels>()>(a, w, w_panel, groups, tile, kNr);
+      else
+        vnni_micro<V, WSigned, Rows, 1, split<Rows, 1>()>(a, w, w_panel, groups, tile, kNr);
+      return;
+    }
+    if constexpr (Rows > 1) dispatch<Rows - 1>(rows, panels, a, w, w_panel, groups, tile);
+  }
+};
+
+}  // namespace
+}  // namespace QK_ISA
+}  // namespace qk

@@ -1,0 +1,37 @@
+"""Whose array is it? NumPy arrays in and out; CPU tensors of torch by a shared buffer; the rest is its own library's."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+
+def is_torch(x: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(x, torch.Tensor)
+
+
+def as_array(x: Any, op: str, name: str) -> np.ndarray:
+    """x as a plain ndarray that shares its memory where it can (subclasses lose their class)."""
+    if is_torch(x):
+        if x.device.type != "cpu":
+            raise TypeError(f"{op}: {name} is on {x.device}; this build has kernels for CPU tensors only")
+        return x.detach().numpy()
+    return np.asarray(x)
+
+
+def wrap_like(result: np.ndarray, x: Any) -> Any:
+    """The result as x's library would return it: a tensor for a tensor, a subclass for a subclass."""
+    if is_torch(x):
+        return sys.modules["torch"].from_numpy(result) if isinstance(result, np.ndarray) else result
+    if type(x) is not np.ndarray and isinstance(x, np.ndarray) and isinstance(result, np.ndarray):
+        return x.__array_wrap__(result)
+    return result
+
+
+def has_own_matmul(x: Any) -> bool:
+    """Does x's class take over NumPy's functions (cupy, sparse, QTensor…), so that it must be asked?"""
+    override = getattr(type(x), "__array_ufunc__", None)
+    return override is not None and override is not np.ndarray.__array_ufunc__

@@ -1,0 +1,74 @@
+"""The compiled kernels: each row of `_native` becomes a Kernel. Without the module there are none, and `MISSING` says why."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from qkernels.kernel import Hardware, Kernel, Problem
+from qkernels.weight import K_PAD, N_PANEL, PackedMatrix, padded
+
+try:
+    from qkernels import _native
+
+    MISSING = ""
+except ImportError as error:
+    _native = None  # type: ignore[assignment]
+    MISSING = f"the native module was not built or does not load ({error}); NumPy and Numba kernels stand in"
+
+ROWS: list[dict[str, Any]] = _native.rows() if _native else []
+PLAIN_GB_S = 2e3  # bytes of plain weights packed in a microsecond: what an unpacked product pays on top
+
+
+def _judge(row: dict[str, Any], problem: Problem, hardware: Hardware) -> float | str:
+    if problem.op != "gemm" or problem.types != row["types"]:
+        return f"is for gemm {row['types']}"
+    if problem.layout not in ("", "n16k4"):
+        return f"reads layout n16k4, not {problem.layout}"
+    if row["isa"] not in hardware.cpu:
+        return f"this CPU lacks {row['isa']}"
+    if problem.m < row["min_m"]:
+        return f"m={problem.m} is below {row['min_m']}"
+    m = padded(problem.m, row["mr"]) if problem.m > row["mr"] else problem.m
+    macs = m * padded(problem.n, row["nr"]) * padded(problem.k, row["k_step"])
+    packing = 0.0 if problem.layout else problem.n * problem.k / PLAIN_GB_S
+    return row["call_us"] + 2e-3 * macs / row["gops"] + packing
+
+
+def pack(b: np.ndarray) -> PackedMatrix:
+    k, n = b.shape
+    size = padded(n, N_PANEL) * padded(k, K_PAD)
+    room = np.empty(size + 63, np.uint8)
+    data = room[-room.ctypes.data % 64 :][:size]
+    sums = np.empty(padded(n, N_PANEL), np.int32)
+    _native.pack(b, data, sums)
+    return PackedMatrix(data, sums, (k, n), b.dtype)
+
+
+def handle(packed: PackedMatrix) -> object:
+    """What C++ takes for a packed matrix; made once, its buffers are the matrix's own."""
+    if packed._handle is None:
+        k, n = packed.shape
+        packed._handle = _native.packed(packed._data, packed._sums, k, n, packed.dtype.kind == "i")
+    return packed._handle
+
+
+def _run(index: int, a: np.ndarray, b: Any, out: np.ndarray, a_zero: Any = None, b_zero: Any = None) -> None:
+    weights = handle(b) if isinstance(b, PackedMatrix) else b
+    if (out.strides[-1] == 4 or out.shape[-1] == 1) and out.strides[-2] % 4 == 0 and out.flags.aligned:
+        _native.gemm(index, a, weights, out, a_zero, b_zero)
+    else:
+        whole = np.empty(out.shape, np.int32)
+        _native.gemm(index, a, weights, whole, a_zero, b_zero)
+        out[...] = whole
+
+
+def _kernel(index: int, row: dict[str, Any]) -> Kernel:
+    judge, run = functools.partial(_judge, row), functools.partial(_run, index)
+    return Kernel(row["name"], "gemm", row["types"], row["isa"], "n16k4", judge, run, pack)
+
+
+KERNELS = tuple(_kernel(index, row) for index, row in enumerate(ROWS))
+INDEX = {row["name"]: index for index, row in enumerate(ROWS)}

@@ -1,0 +1,147 @@
+"""Which kernel runs a problem, and why each other one does not.
+
+Every kernel in the list is asked; it answers with a cost or with the reason it declines; the cheapest runs. The choice
+depends on (problem, hardware, pattern) alone: tests ask about machines that do not exist.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import functools
+import os
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any
+
+from qkernels import hardware as _hardware
+from qkernels.backends import native, numba_cpu, numpy_cpu, reference
+from qkernels.kernel import Hardware, Kernel, NoKernelError, Problem
+
+# The order decides between equal costs.
+KERNELS: tuple[Kernel, ...] = native.KERNELS + numba_cpu.KERNELS + numpy_cpu.KERNELS + reference.KERNELS
+
+_pattern: ContextVar[str | None] = ContextVar("qkernels.use", default=None)
+_default_pattern = os.environ.get("QKERNELS_USE") or "*"
+
+
+class Explanation:
+    """What `explain` answers: `.kernel` that runs (None: no kernel is asked, `.note` says what happens instead),
+    `.declined` {name: reason}, `.costs` {name: estimated µs}; `str()` is the table."""
+
+    def __init__(self, problem: Problem | None, kernel: Kernel | None, costs: dict[str, float], declined: dict[str, str], note: str = ""):
+        self.problem, self.kernel, self.costs, self.declined, self.note = problem, kernel, costs, declined, note
+
+    def __str__(self) -> str:
+        if self.problem is None:
+            return self.note
+        width = max(map(len, (*self.costs, *self.declined)), default=0)
+        lines = [str(self.problem)]
+        for kernel in KERNELS:
+            name = kernel.name
+            mark = ">" if self.kernel is kernel else " "
+            if name in self.costs:
+                lines.append(f"{mark} {name:{width}}  cost {self.costs[name]:.4g} µs")
+            elif name in self.declined and kernel.op == self.problem.op and kernel.types == self.problem.types:
+                lines.append(f"{mark} {name:{width}}  declines: {self.declined[name]}")
+        return "\n".join(lines + ([self.note] if self.note else []))
+
+    __repr__ = __str__
+
+
+def kernels(op: str | None = None) -> list[Kernel]:
+    """Every kernel of this build, in the order of the list; of one op, if given."""
+    return [kernel for kernel in KERNELS if op in (None, kernel.op)]
+
+
+def pattern_in_force() -> str:
+    return _pattern.get() or _default_pattern
+
+
+@functools.lru_cache(maxsize=4096)
+def survey(problem: Problem, hardware: Hardware, pattern: str = "*") -> Explanation:
+    """Ask every kernel. Nothing is computed."""
+    costs: dict[str, float] = {}
+    declined: dict[str, str] = {}
+    best: Kernel | None = None
+    for kernel in KERNELS:
+        if kernel.op != problem.op or kernel.types != problem.types:
+            declined[kernel.name] = f"is for {kernel.op} {kernel.types}"
+            continue
+        verdict = kernel.judge(problem, hardware)
+        if isinstance(verdict, str):
+            declined[kernel.name] = verdict
+        elif not fnmatch.fnmatchcase(kernel.name, pattern):
+            declined[kernel.name] = f"use({pattern!r}) leaves it out"
+        else:
+            costs[kernel.name] = verdict
+            if best is None or verdict < costs[best.name]:
+                best = kernel
+    return Explanation(problem, best, costs, declined)
+
+
+def choose(problem: Problem, hardware: Hardware | None = None, pattern: str | None = None) -> Kernel:
+    """The kernel that runs `problem` on `hardware` (default: this machine). Pure; raises NoKernelError."""
+    answer = survey(problem, hardware or _hardware.detect(), pattern or pattern_in_force())
+    if answer.kernel is None:
+        same = {k.name for k in KERNELS if k.op == problem.op and k.types == problem.types}
+        raise NoKernelError(problem, {name: why for name, why in answer.declined.items() if name in same})
+    return answer.kernel
+
+
+@contextlib.contextmanager
+def use(pattern: str) -> Iterator[None]:
+    """Within the block only kernels whose name matches `pattern` (shell wildcards: "*_x86_avx2", "*_numba") may run.
+
+    It filters; it never lifts a hardware check, so it cannot cause an illegal instruction. Where nothing is left, the
+    call raises NoKernelError with every kernel's reason. Default for the process: the variable QKERNELS_USE.
+    Holds for this thread and context only.
+    """
+    if not isinstance(pattern, str):
+        raise TypeError(f"use: pattern must be a string such as '*_x86_avx2', got {type(pattern).__name__}")
+    token = _pattern.set(pattern or "*")
+    try:
+        yield
+    finally:
+        _pattern.reset(token)
+
+
+def explain(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Explanation:
+    """Which kernel `fn(*args, **kwargs)` would run, and why each other one would not. Computes nothing.
+
+    fn is one of qkernels' operations. Bad arguments raise as the call itself would.
+    """
+    problem_of = getattr(fn, "problem_of", None)
+    if problem_of is None:
+        raise TypeError(f"explain: fn must be an operation of qkernels such as qkernels.matmul, got {fn!r}")
+    problem = problem_of(*args, **kwargs)
+    if isinstance(problem, str):
+        return Explanation(None, None, {}, {}, problem)
+    return survey(problem, _hardware.detect(), pattern_in_force())
+
+
+def pack_weights(b: Any) -> Any:
+    """Plain (k, n) → PackedMatrix, by the first backend that can."""
+    from qkernels.weight import pack_plain
+
+    return native.pack(b) if native.KERNELS and b.size else pack_plain(b)
+
+
+class FastRoad:
+    """The C++ memo of decisions already made (csrc/fast_call.cpp): `call(a, b, out)` answers, or None."""
+
+    def __init__(self, enabled: bool) -> None:
+        self.enabled = enabled and native._native is not None
+        self.call: Callable[[Any, Any, Any], Any] = _decline
+        if self.enabled:
+            native._native.watch(_pattern)
+            self.call = native._native.fast
+
+    def remember(self, kernel: Kernel, problem: Problem, a_signed: bool, b_signed: bool) -> None:
+        if self.enabled and _pattern.get() is None and kernel.name in native.INDEX:
+            index = native.INDEX[kernel.name]
+            native._native.remember(index, a_signed, b_signed, bool(problem.layout), problem.m, problem.n, problem.k)
+
+
+def _decline(a: Any, b: Any, out: Any) -> None:
+    return None

@@ -1,0 +1,18 @@
+"""What this machine can run, asked once: the ISA names of kernels, and the extras that stand in for one."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+
+from qkernels.backends import native
+from qkernels.kernel import Hardware
+
+
+@functools.cache
+def detect() -> Hardware:
+    """This machine. Detection asks the CPU and the operating system, never a list of models."""
+    runs = {row["isa"] for row in native.ROWS if row["runs_here"]}
+    if importlib.util.find_spec("numba") is not None:
+        runs.add("numba")
+    return Hardware(cpu=frozenset(runs))
