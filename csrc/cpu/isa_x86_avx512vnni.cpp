@@ -6,6 +6,7 @@
 #define QK_ISA x86_avx512vnni
 #define QK_TILE "12x32"
 #include "isa_rows.h"
+#include "peak.h"
 #include "vnni.h"
 #include "x86.h"
 
@@ -35,15 +36,8 @@ template <bool ASigned, bool WSigned>
 struct Isa : VnniIsa<Zmm, ASigned, WSigned, 12, 2, 24> {};
 
 double peak(idx rounds) {
-  __m512i acc[24], x = _mm512_set1_epi32(0x01020304), y = _mm512_set1_epi32(0x03010402);
-  for (auto& sum : acc) sum = x;
-  for (idx i = 0; i < rounds; ++i)
-    for (auto& sum : acc) {
-      QK_KEEP(x);
-      sum = Zmm::dot(sum, x, y);
-    }
-  for (auto& sum : acc) QK_KEEP(sum);
-  return double(rounds) * 24 * 128;
+  const Zmm::Reg x = _mm512_set1_epi32(0x01020304), y = _mm512_set1_epi32(0x03010402);
+  return peak_of<24, 128>(rounds, x, y, [](Zmm::Reg& sum, Zmm::Reg x, Zmm::Reg y) { sum = Zmm::dot(sum, x, y); });
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #define QK_ISA x86_avxvnni
 #define QK_TILE "6x16"
 #include "isa_rows.h"
+#include "peak.h"
 #include "vnni.h"
 #include "x86.h"
 
@@ -34,15 +35,8 @@ template <bool ASigned, bool WSigned>
 struct Isa : VnniIsa<Ymm, ASigned, WSigned, 6, 1, 12> {};
 
 double peak(idx rounds) {
-  __m256i acc[12], x = _mm256_set1_epi32(0x01020304), y = _mm256_set1_epi32(0x03010402);
-  for (auto& sum : acc) sum = x;
-  for (idx i = 0; i < rounds; ++i)
-    for (auto& sum : acc) {
-      QK_KEEP(x);
-      sum = Ymm::dot(sum, x, y);
-    }
-  for (auto& sum : acc) QK_KEEP(sum);
-  return double(rounds) * 12 * 64;
+  const Ymm::Reg x = _mm256_set1_epi32(0x01020304), y = _mm256_set1_epi32(0x03010402);
+  return peak_of<12, 64>(rounds, x, y, [](Ymm::Reg& sum, Ymm::Reg x, Ymm::Reg y) { sum = Ymm::dot(sum, x, y); });
 }
 
 }  // namespace
