@@ -8,18 +8,19 @@ namespace qk {
 namespace QK_ISA {
 namespace {
 
-// step(sum, x, y): sum += x · y in `Ops` operations
-template <int Sums, int Ops, class Reg, class Step>
-inline double peak_of(idx rounds, Reg x, Reg y, const Step& step) {
-  Reg sums[Sums];
+// `Ops` operations an instruction. The first factor is made opaque each time, so that no product is hoisted.
+template <class V, int Sums, int Ops>
+inline double peak_of(idx rounds, typename V::Reg x) {
+  typename V::Reg sums[Sums], y = x;
   for (int i = 0; i < Sums; ++i) sums[i] = x;
   for (idx round = 0; round < rounds; ++round)
     for (int i = 0; i < Sums; ++i) {
-      QK_KEEP(x);  // the product is not hoisted
-      step(sums[i], x, y);
+      QK_KEEP(y);
+      sums[i] = V::mul_add(sums[i], y, x);
     }
-  for (int i = 1; i < Sums; ++i) step(sums[0], sums[i], y);
-  QK_KEEP(sums[0]);
+  for (int i = 1; i < Sums; ++i) sums[0] = V::mul_add(sums[0], sums[i], x);
+  y = sums[0];
+  QK_KEEP(y);
   return double(rounds) * Sums * Ops;
 }
 
