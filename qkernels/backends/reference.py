@@ -54,7 +54,7 @@ def container(dtype: Any) -> np.dtype:
 
 
 def pack_bits(codes: Array, dtype: Any) -> Array:
-    """A1. (…, n) codes of a 4- or 2-bit type → (…, ⌈n·bits/8⌉) uint8, the lower index in the lower bits, padded with 0."""
+    """A1. (…, n) codes of a 4- or 2-bit type → (…, ⌈n·bits/8⌉) uint8, lower index in lower bits, padded with 0."""
     bits = bits_of(dtype)
     per_byte = 8 // bits
     codes = np.asarray(codes)
@@ -212,7 +212,8 @@ def round_half_even(t: Array, low: Real, high: Real) -> Array:
 def round_half_away(t: Array) -> Array:
     """A6. The nearest integer, half away from zero; exact, where adding 0.5 would round a second time."""
     whole = np.trunc(t)
-    return whole + np.copysign(np.abs(t - whole) >= 0.5, t)
+    with np.errstate(invalid="ignore"):  # an infinite t
+        return whole + np.copysign(np.abs(t - whole) >= 0.5, t)
 
 
 def _half_even(acc: Array, scale: Array, low: Array, high: Array) -> Array:
@@ -561,7 +562,7 @@ def grouped_linear(
     activation: Activation | None = None,
     dtype: Any = "float32",
 ) -> Array:
-    """A10. What follows `grouped_matmul`: f32(y·sa_i), then `finish_float`. The bias is float: s32 would have no unit."""
+    """A10. What follows `grouped_matmul`: f32(y·sa_i), then `finish_float`. The bias is float: s32 has no unit."""
     with np.errstate(over="ignore", under="ignore"):
         return finish_float(y * _of_rows(widen(sa)), bias, residual, activation, dtype)
 
