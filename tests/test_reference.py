@@ -147,6 +147,7 @@ def test_casts():
     x = np.array([rng.getrandbits(32) for _ in range(4000)], np.uint32).view(np.float32)
     x[:6] = [0.0, -0.0, INF, -INF, 65520.0, 3.4e38]  # 65520 is the tie between float16's largest and infinity
     x[6:9] = np.array([0x3F808000, 0x3F818000, 0x00018000], np.uint32).view(np.float32)  # ties of bfloat16
+    x[9:13] = np.array([0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001, 0xFF800001], np.uint32).view(np.float32)  # NaNs on the edge
     bf16 = ref.bfloat16_bits(x).tolist()
     f16 = ref.cast(x, "float16").astype(np.float64).tolist()
     for value, b, h in zip(x.tolist(), bf16, f16, strict=True):
@@ -253,6 +254,7 @@ def test_columns_fit():
         sums = [sum(abs(b.tolist()[k][j] - zero) for k in range(4)) for j in range(5)]
         assert got == [a_magnitude * s + abs(x) < 2**31 for s, x in zip(sums, biases, strict=True)]
     assert ref.columns_fit(b, 2**31 // 512).tolist()[1] is False and ref.columns_fit(b, 2**31 // 512 - 1).all()
+    assert ref.columns_fit(b, 2**24).tolist() == [True, False, False, True, True]  # though column 2 adds up to 0
     assert ref.columns_fit(b[:1], 2**21, np.array([-128, 0, 0, 0, -1023])).tolist() == [True, True, True, True, True]
     assert ref.columns_fit(b[:1], 2**21, np.array([-128, 0, 0, 0, -1024])).tolist() == [True, True, True, True, False]
     assert ref.columns_fit(np.zeros((0, 2), np.int8), 255, 0, np.array([2**31 - 1, -(2**31)])).tolist() == [True, False]
@@ -317,6 +319,7 @@ MULTIPLIERS = sorted(
         *(TWO**-i for i in (1, 2, 3, 7, 8, 15, 16, 24, 30, 31, 32, 33, 60)),
         *(3 * TWO**-i for i in (1, 2, 4, 9, 20, 32, 33, 34)),
         *(TWO**i for i in (0, 1, 5, 28, 29, 30, 31, 40)),
+        Fraction(1, 2) - TWO**-54,  # + ½ is 1 in f64: part of half_away
         1 - TWO**-32, 1 - TWO**-33, 1 - TWO**-53, 1 + TWO**-31, 1 + TWO**-32, 1 - TWO**-31,  # around q = 2³¹
         TWO**-32 * (1 - TWO**-33), TWO**-32 * (1 - TWO**-31), TWO**30 * (1 - TWO**-33), TWO**30 * (1 - TWO**-31),
         (TWO**30 + Fraction(1, 2)) / 2**31, (TWO**30 + Fraction(3, 2)) / 2**31,  # ties of q
