@@ -1,1 +1,34 @@
-"""qkernels: fast, exact integer kernels for Python."""
+"""qkernels: fast, exact integer kernels for Python.
+
+>>> import numpy as np, qkernels as qk
+>>> a = np.full((2, 3), -128, np.int8)
+>>> qk.matmul(a, a.T)                       # int8 × int8 → int32, never wraps
+array([[49152, 49152],
+       [49152, 49152]], dtype=int32)
+"""
+
+from qkernels.config import show_config
+from qkernels.dispatch import explain, kernels, use
+from qkernels.kernel import Kernel, NoKernelError
+from qkernels.ops.matmul import matmul
+from qkernels.ops.pack import pack
+from qkernels.patch import patch_numpy
+from qkernels.threads import get_num_threads, set_num_threads
+from qkernels.weight import PackedMatrix
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Kernel",
+    "NoKernelError",
+    "PackedMatrix",
+    "explain",
+    "get_num_threads",
+    "kernels",
+    "matmul",
+    "pack",
+    "patch_numpy",
+    "set_num_threads",
+    "show_config",
+    "use",
+]
