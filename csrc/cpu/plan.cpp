@@ -178,17 +178,17 @@ double estimated_us(const KernelRow& row, idx m, idx n, idx k) {
   return row.call_us + 2e-3 * tiles * double(padded(k, row.k_step)) / row.gops;
 }
 
-bool run(const KernelRow& row, const Job& job, int threads) {
+bool run(const KernelRow& row, const Job& job, int threads, bool forced) {
   idx count = 1;
   for (int d = 0; d < job.dims; ++d) count *= job.shape[d];
   const double us = estimated_us(row, job.one.m, job.one.n, job.one.k);
   bool good = true;
   if (count >= threads && count > 1) {
-    BatchContext c{row, job, count, worth(us * double(count), threads)};
+    BatchContext c{row, job, count, forced ? threads : worth(us * double(count), threads)};
     parallel(c.tasks, batch_task, &c);
     good = !c.failed;
   } else {
-    const int tasks = worth(us, threads);
+    const int tasks = forced ? threads : worth(us, threads);
     for (idx i = 0; i < count; ++i) good = run_one(row, job, i, tasks) && good;
   }
   trim_thread_scratch();
