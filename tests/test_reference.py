@@ -401,7 +401,7 @@ def test_the_roundings_differ_on_ties():
 
 
 def test_gemmlowp_and_ruy_share_their_first_step():
-    """Remark 6: with R = 0 they are the same function."""
+    """Lemma 6: with R = 0 they are the same function."""
     acc = np.array(ACCS, np.int32)
     for M in (0.5, 0.75, 1.0, 5.0, 0.9):
         assert (ref.requantize(acc, M, 0, "int16", "gemmlowp") == ref.requantize(acc, M, 0, "int16", "ruy")).all()
@@ -626,6 +626,9 @@ def test_residual_bit_for_bit():
             assert y == nearest(value + nearest((code - zr) * nearest(sr / sy)))
             in_f64 += y != nearest(value + nearest((code - zr) * sr / sy))
     assert in_f64
+    opposite = np.array([[2**31 - 1]], np.int32), 1e38, 1.0, 1.0, 7, "int8", "half_even"
+    residual = np.array([[-128]], np.int8), 1e38, 127
+    assert ref.linear_integer(*opposite, residual=residual).item() == -128  # ∞ − ∞
 
 
 # ------------------------------------------------------------------------------------------------ A7, A9
