@@ -6,10 +6,10 @@ Both operands are copied once to int16 with K contiguous (twice their own bytes;
 compiled function serves all four types. The multiplying tile is written in LLVM's vectors (`_numba_gemm.py`): widened
 products, neighbours added, which becomes pmaddwd on x86. Compiled at the first call (2 s), then read from Numba's cache.
 
-Why not plain Python loops, which are 30 lines shorter. Measured at 1024³, one thread of an AVX2 machine, next to a
-float32 GEMM at 1.00: this 0.9; a dot product of int8 0.40 and of int16 0.46 (29 and 33 GOPS, where LLVM finds pmaddwd by
-itself); a 2 × 4 tile of scalars 0.65, with vpmulld, which Intel's cores do at half rate. NUMBA_CPU_NAME matters to the
-dot products only (+ 20 % for skylake).
+Why not plain Python loops, which are 30 lines shorter. At 1024³ on one thread of an AVX2 machine, where a float32 GEMM
+is 1.00 (76 GOPS): this 0.9 to 1.0; a dot product, where LLVM finds pmaddwd by itself, 0.40 of int8 and 0.46 of int16; a
+2 × 4 tile of scalars 0.65, with vpmulld, which Intel's cores run at half rate. NUMBA_CPU_NAME=skylake gave the dot
+products 20 % more and the tiles nothing.
 Why not read b where it lies, when its columns are not contiguous. The copy is a transposition that costs 2.5 ns an
 element (7 where rows are 4 KiB apart); copying it in blocks was no faster, and a compiled copy is one more
 specialisation for each type and layout. `judge` counts it, and the other fallback wins where it dominates.
