@@ -49,7 +49,7 @@ def expected(a, b, a_zero=None, b_zero=None) -> np.ndarray:
 
 
 def check(kernel: Kernel, a, b, a_zero=None, b_zero=None, out=None, plain=None) -> None:
-    """Runs into `out`, a view into a larger array, or into contiguous memory in a canary field; nothing else may change."""
+    """Runs into `out`, a view into a larger array, or into contiguous memory amid canaries; nothing else may change."""
     want = expected(a, b if plain is None else plain, a_zero, b_zero)
     if out is None:
         out = np.empty(want.size + 128, np.int32)[64:-64].reshape(want.shape)

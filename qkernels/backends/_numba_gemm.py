@@ -101,7 +101,7 @@ def _start(out, a, b, a_zero, b_zero, k):  # type: ignore[no-untyped-def]
 def gemm(a, b, out, a_zero, b_zero, k, has_zeros):  # type: ignore[no-untyped-def]
     """out (g, m, n) = Σ_k (a − a_zero)(b − b_zero), all of it C contiguous.
 
-    a (g, m, k) and b (g or 1, n, k) are int16 as `padded` made them; out is uint32, and a_zero (g, m) and b_zero (g, n).
+    a (g, m, k) and b (g or 1, n, k) are int16 as `padded` made them; out, a_zero (g, m) and b_zero (g, n) are uint32.
     """
     groups, m, n = out.shape
     a_flat, b_flat, out_flat = a.reshape(-1), b.reshape(-1), out.reshape(-1)

@@ -2,9 +2,10 @@
 
     out = Σ_k (a − za)(b − zb) = Σab − za·colsum(b) − zb·(rowsum(a) − K·za)      mod 2³²            arithmetic.md A2
 
-Both operands are copied once to int16 with K contiguous (twice their own bytes; a packed weight is unpacked first), so one
-compiled function serves all four types. The multiplying tile is written in LLVM's vectors (`_numba_gemm.py`): widened
-products, neighbours added, which becomes pmaddwd on x86. Compiled at the first call (2 s), then read from Numba's cache.
+Both operands are copied once to int16 with K contiguous (twice their own bytes; a packed weight is unpacked first), so
+one compiled function serves all four types. The multiplying tile is written in LLVM's vectors (`_numba_gemm.py`):
+widened products, neighbours added, which becomes pmaddwd on x86. It is compiled at the first call (2 s), and read from
+Numba's cache in later processes.
 
 Why not plain Python loops, which are 30 lines shorter. At 1024³ on one thread of an AVX2 machine, where a float32 GEMM
 is 1.00 (76 GOPS): this 0.9 to 1.0; a dot product, where LLVM finds pmaddwd by itself, 0.40 of int8 and 0.46 of int16; a

@@ -2,11 +2,11 @@
 
     out = Σ_k (a − za)(b − zb) = Σab − za·colsum(b) − zb·(rowsum(a) − K·za)      mod 2³²            arithmetic.md A2
 
-Why float32 is exact here. A uint8 operand is first shifted into the signed range (u8 − 128, and its zero point with it),
-so |a|, |b| ≤ 128 and a product is at most 2¹⁴. A sum of up to 1024 of them is an integer of magnitude at most 2²⁴, and so
-is every partial sum, in any order: float32 holds them all and nothing is ever rounded. A fused multiply-add gives the
-bits of a product and a sum, because neither of these would have rounded. Longer K runs in chunks, each a whole product
-with its own zero point terms, added mod 2³². The column and row sums are float32 sums too: at most 1024·128 = 2¹⁷.
+Why float32 is exact here. A uint8 operand is first shifted into the signed range (u8 − 128, its zero point with it), so
+|a|, |b| ≤ 128 and a product is at most 2¹⁴. A sum of up to 1024 of them is an integer of magnitude at most 2²⁴, and so is
+every partial sum, in any order: float32 holds them all and nothing is ever rounded. A fused multiply-add gives the bits
+of a product and a sum, because neither of these would have rounded. Longer K runs in chunks, each a whole product with
+its own zero point terms, added mod 2³². The column and row sums are float32 sums too: at most 1024·128 = 2¹⁷.
 
 Contract: `np.matmul` must be a plain GEMM with float32 accumulators. OpenBLAS, BLIS, MKL's default mode, Accelerate and
 NumPy's own loops are. TF32 and bf16 modes, Strassen and Winograd forms are not. Its threads are the BLAS's own.
@@ -14,7 +14,7 @@ NumPy's own loops are. TF32 and bf16 modes, Strassen and Winograd forms are not.
 Memory: 12 MiB of scratch a thread, whatever the problem, kept between calls because fresh pages cost more than all the
 conversions; a packed weight is unpacked whole, in its own 8 bits.
 
-Why not leave uint8 unsigned: the bound is then K ≤ 514 (u8·s8) or 258 (u8·u8), and the shift costs less than the chunks.
+Why not leave uint8 unsigned: the bound is then K ≤ 514 (u8·s8) or 258 (u8·u8), and a shift costs less than chunks.
 Why not float64, which needs no chunks: half the rate. Why not `np.matmul` of integers: no BLAS behind it.
 """
 
@@ -138,7 +138,7 @@ def _block(
     add: bool,
     scratch: _Scratch,
 ) -> None:
-    """out = or += one chunk of K of float32 a · b with its zero points. b_sums come with a_zero; a may be overwritten."""
+    """out = or += one chunk of K of float32 a · b with its zero points. b_sums come with a_zero; a is used up."""
     product = _shape(scratch.product, out.shape)
     _float_product(a, b, product)
     rows = None if b_zero is None else _modular(np.matmul(a, _ONES[: a.shape[-1]]))
