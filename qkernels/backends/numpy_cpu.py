@@ -3,7 +3,7 @@
     out = Σ_k (a − za)(b − zb) = Σab − za·colsum(b) − zb·(rowsum(a) − K·za)      mod 2³²            arithmetic.md A2
 
 Why float32 is exact here. A uint8 operand is first shifted into the signed range (u8 − 128, its zero point with it), so
-|a|, |b| ≤ 128 and a product is at most 2¹⁴. A sum of up to 1024 of them is an integer of magnitude at most 2²⁴, and so is
+|a|, |b| ≤ 128 and a product at most 2¹⁴. A sum of up to 1024 of them is an integer of magnitude at most 2²⁴, and so is
 every partial sum, in any order: float32 holds them all and nothing is ever rounded. A fused multiply-add gives the bits
 of a product and a sum, because neither of these would have rounded. Longer K runs in chunks, each a whole product with
 its own zero point terms, added mod 2³². The column and row sums are float32 sums too: at most 1024·128 = 2¹⁷.
