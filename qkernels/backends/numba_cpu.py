@@ -9,8 +9,8 @@ Numba's cache in later processes.
 
 Why not plain Python loops, which are 30 lines shorter. At 1024³ on one thread of an AVX2 machine, where a float32 GEMM
 is 1.00 (76 GOPS): this 0.9 to 1.0; a dot product, where LLVM finds pmaddwd by itself, 0.40 of int8 and 0.46 of int16; a
-2 × 4 tile of scalars 0.65, with vpmulld, which Intel's cores run at half rate. NUMBA_CPU_NAME=skylake gave the dot
-products 20 % more and the tiles nothing.
+2 × 4 tile of scalars 0.65, with vpmulld (slower still on Intel's cores, by the tables). NUMBA_CPU_NAME=skylake gave the
+dot products 20 % more, in another run; on this tile no effect stood out of the noise.
 Why not read b where it lies, when its columns are not contiguous. The copy is a transposition that costs 2.5 ns an
 element (7 where rows are 4 KiB apart); copying it in blocks was no faster, and a compiled copy is one more
 specialisation for each type and layout. `judge` counts it, and the other fallback wins where it dominates.
