@@ -83,7 +83,7 @@ void gemm(int index, const py::array& a, const py::object& b, const py::array& o
   bool good;
   {
     py::gil_scoped_release free_others;
-    good = run(row, job, threads > 0 ? threads : num_threads());
+    good = threads > 0 ? run(row, job, threads, true) : run(row, job, num_threads());
   }
   if (!good) throw std::bad_alloc();
 }
@@ -126,7 +126,7 @@ QK_PYBIND11_MODULE(QK_MODULE, m) {
   m.def("rows", &rows, "Every kernel of this build, as data.");
   m.def("features", &features, "CPU features that kernels ask for, found or not.");
   m.def("gemm", &gemm, py::arg("row"), py::arg("a"), py::arg("b"), py::arg("out"), py::arg("a_zero") = py::none(),
-        py::arg("b_zero") = py::none(), py::arg("threads") = 0, "Kernel.run of one row. threads 0: as many as set.");
+        py::arg("b_zero") = py::none(), py::arg("threads") = 0, "Kernel.run of one row. threads 0: as many as set and worth waking; else exactly so many.");
   m.def("pack", &pack, py::arg("b"), py::arg("data"), py::arg("sums"), "Plain (k, n) weights into layout n16k4.");
   m.def("packed", &packed, py::arg("data"), py::arg("sums"), py::arg("k"), py::arg("n"), py::arg("is_signed"),
         "A handle to packed weights; the caller keeps both buffers alive.");

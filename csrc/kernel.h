@@ -31,9 +31,10 @@ struct Gemm {
   idx a_row, a_col;
   const uint8_t* w;  // n16k4; panel p begins at w + p * w_panel
   idx w_panel;
-  const int32_t* w_sums;  // of every column, padded to whole panels
+  const int32_t* w_sums;  // of every column, padded to whole panels; unused where the row does not flip and a_zero is null
   int32_t* out;           // unit column stride
   idx out_row;
+  bool add;  // out += the product, instead of =
   const int32_t* a_zero;  // m values, or null: zero
   const int32_t* w_zero;  // n values, or null: zero
   idx l1_bytes, l2_bytes;  // caches of one core, for blocking
@@ -45,6 +46,7 @@ struct KernelRow {
   const char* types;  // activation, weight, accumulator
   const char* isa;
   bool a_signed, w_signed;
+  bool needs_sums;  // reads w_sums even without zero points
   idx mr, nr;      // the tile of the micro-kernel
   idx k_step;      // K of packed weights is padded at least to this
   idx min_m;       // declines fewer rows

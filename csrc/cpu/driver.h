@@ -116,19 +116,18 @@ struct Driver {
     }
   }
 
-  // out = tile − zero[r] · colsum[j] − w_zero[j] · sum[r]
-  static void store(const Gemm& g, const int32_t* tile, idx i0, idx rows, idx j0, idx cols, const uint32_t* zero,
+  // out (+)= tile − zero[r] · colsum[j] − w_zero[j] · sum[r]
+  static void store(const Gemm& g, int32_t* tile, idx i0, idx rows, idx j0, idx cols, const uint32_t* zero,
                     const uint32_t* sum) {
-    const bool by_column = kShift != 0 || g.a_zero;
     for (idx r = 0; r < rows; ++r) {
-      int32_t* to = g.out + (i0 + r) * g.out_row + j0;
-      const int32_t* from = tile + r * kNr;
+      int32_t* const to = g.out + (i0 + r) * g.out_row + j0;
+      int32_t* const from = tile + r * kNr;
+      if (kShift != 0 || g.a_zero)
+        for (idx j = 0; j < cols; ++j) from[j] = int32_t(uint32_t(from[j]) - zero[r] * uint32_t(g.w_sums[j0 + j]));
       if (g.w_zero)
-        for (idx j = 0; j < cols; ++j)
-          to[j] = int32_t(uint32_t(from[j]) - zero[r] * uint32_t(g.w_sums[j0 + j]) -
-                          sum[r] * uint32_t(g.w_zero[j0 + j]));
-      else if (by_column)
-        for (idx j = 0; j < cols; ++j) to[j] = int32_t(uint32_t(from[j]) - zero[r] * uint32_t(g.w_sums[j0 + j]));
+        for (idx j = 0; j < cols; ++j) from[j] = int32_t(uint32_t(from[j]) - sum[r] * uint32_t(g.w_zero[j0 + j]));
+      if (g.add)
+        for (idx j = 0; j < cols; ++j) to[j] = int32_t(uint32_t(to[j]) + uint32_t(from[j]));
       else
         memcpy(to, from, size_t(cols) * 4);
     }

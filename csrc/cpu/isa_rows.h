@@ -11,7 +11,7 @@
 
 #define QK_ROW(types, as, ws)                                                                             \
   {                                                                                                       \
-    "gemm_" types "_" QK_TILE "_" QK_STR(QK_ISA), types, QK_STR(QK_ISA), as, ws, Isa<as, ws>::kMr,        \
+    "gemm_" types "_" QK_TILE "_" QK_STR(QK_ISA), types, QK_STR(QK_ISA), as, ws, Isa<as, ws>::kFlip != 0, Isa<as, ws>::kMr,       \
         Isa<as, ws>::kPanels *kPanel, Isa<as, ws>::kKStep, kMinM, kGops, kCallUs,                         \
         Driver<Isa<as, ws>, as>::scratch_bytes, Driver<Isa<as, ws>, as>::block, peak                      \
   }

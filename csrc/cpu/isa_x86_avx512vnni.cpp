@@ -6,6 +6,7 @@
 #define QK_ISA x86_avx512vnni
 #define QK_TILE "12x32"
 #include "isa_rows.h"
+#include "peak.h"
 #include "vnni.h"
 #include "x86.h"
 
@@ -26,7 +27,7 @@ struct Zmm {
     memcpy(&x, four, 4);
     return _mm512_set1_epi32(x);
   }
-  static Reg dot(Reg acc, Reg u, Reg s) { return _mm512_dpbusd_epi32(acc, u, s); }
+  static Reg mul_add(Reg acc, Reg u, Reg s) { return _mm512_dpbusd_epi32(acc, u, s); }
   static Reg add(Reg x, Reg y) { return _mm512_add_epi32(x, y); }
   static void store(int32_t* p, Reg x) { _mm512_storeu_si512(p, x); }
 };
@@ -35,15 +36,7 @@ template <bool ASigned, bool WSigned>
 struct Isa : VnniIsa<Zmm, ASigned, WSigned, 12, 2, 24> {};
 
 double peak(idx rounds) {
-  __m512i acc[24], x = _mm512_set1_epi32(0x01020304), y = _mm512_set1_epi32(0x03010402);
-  for (auto& sum : acc) sum = x;
-  for (idx i = 0; i < rounds; ++i)
-    for (auto& sum : acc) {
-      QK_KEEP(x);
-      sum = Zmm::dot(sum, x, y);
-    }
-  for (auto& sum : acc) QK_KEEP(sum);
-  return double(rounds) * 24 * 128;
+  return peak_of<Zmm, 24, 128>(rounds, _mm512_set1_epi32(0x01020304));
 }
 
 }  // namespace

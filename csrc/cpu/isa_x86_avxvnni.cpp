@@ -5,6 +5,7 @@
 #define QK_ISA x86_avxvnni
 #define QK_TILE "6x16"
 #include "isa_rows.h"
+#include "peak.h"
 #include "vnni.h"
 #include "x86.h"
 
@@ -25,7 +26,7 @@ struct Ymm {
     memcpy(&x, four, 4);
     return _mm256_set1_epi32(x);
   }
-  static Reg dot(Reg acc, Reg u, Reg s) { return _mm256_dpbusd_avx_epi32(acc, u, s); }
+  static Reg mul_add(Reg acc, Reg u, Reg s) { return _mm256_dpbusd_avx_epi32(acc, u, s); }
   static Reg add(Reg x, Reg y) { return _mm256_add_epi32(x, y); }
   static void store(int32_t* p, Reg x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x); }
 };
@@ -34,15 +35,7 @@ template <bool ASigned, bool WSigned>
 struct Isa : VnniIsa<Ymm, ASigned, WSigned, 6, 1, 12> {};
 
 double peak(idx rounds) {
-  __m256i acc[12], x = _mm256_set1_epi32(0x01020304), y = _mm256_set1_epi32(0x03010402);
-  for (auto& sum : acc) sum = x;
-  for (idx i = 0; i < rounds; ++i)
-    for (auto& sum : acc) {
-      QK_KEEP(x);
-      sum = Ymm::dot(sum, x, y);
-    }
-  for (auto& sum : acc) QK_KEEP(sum);
-  return double(rounds) * 12 * 64;
+  return peak_of<Ymm, 12, 64>(rounds, _mm256_set1_epi32(0x01020304));
 }
 
 }  // namespace

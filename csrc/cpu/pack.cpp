@@ -12,6 +12,7 @@ namespace qk {
 namespace {
 
 constexpr idx kGroupBytes = kPanel * kGroup;
+constexpr idx kSideBySide = 8;  // panels: two cache lines of a row
 
 // One group: k0…k0+3 of columns j0…j0+15, zeros outside of the matrix.
 void pack_edge(const PlainWeights& w, idx k0, idx j0, uint8_t* dst) {
@@ -66,34 +67,79 @@ inline void pack_columns(const uint8_t* src, idx col, uint8_t* dst) {
 
 #endif
 
-void pack_panel(const PlainWeights& w, idx k_whole, idx j0, uint8_t* dst) {
-  const bool whole_panel = j0 + kPanel <= w.n;
+// Panels side by side, so that a cache line of a row is read once: `count` whole panels, columns adjacent.
+void pack_adjacent(const PlainWeights& w, idx k_whole, idx j0, idx count, uint8_t* dst) {
   idx k = 0;
-  if (whole_panel && w.col == 1)
-    for (; k + kGroup <= w.k; k += kGroup) pack_rows(w.data + k * w.row + j0, w.row, dst + k * kPanel);
-  else if (whole_panel && w.row == 1)
+  for (; k + kGroup <= w.k; k += kGroup)
+    for (idx p = 0; p < count; ++p)
+      pack_rows(w.data + k * w.row + j0 + p * kPanel, w.row, dst + (p * k_whole + k) * kPanel);
+  for (idx p = 0; p < count; ++p) {
+    uint8_t* const panel = dst + p * k_whole * kPanel;
+    if (k < w.k) pack_edge(w, k, j0 + p * kPanel, panel + k * kPanel);
+    const idx end = padded(w.k, kGroup);
+    memset(panel + end * kPanel, 0, size_t((k_whole - end) * kPanel));
+  }
+}
+
+void pack_panel(const PlainWeights& w, idx k_whole, idx j0, uint8_t* dst) {
+  idx k = 0;
+  if (j0 + kPanel <= w.n && w.row == 1)
     for (; k + 4 * kGroup <= w.k; k += 4 * kGroup) pack_columns(w.data + k + j0 * w.col, w.col, dst + k * kPanel);
   for (; k < w.k; k += kGroup) pack_edge(w, k, j0, dst + k * kPanel);
   if (k < k_whole) memset(dst + k * kPanel, 0, size_t((k_whole - k) * kPanel));
 }
 
-template <class Byte>
+#if defined(__SSE2__)
+
+// Per 16 bytes (4 columns × 4 k): widen to 16 bits, pmaddwd with ones gives two partial sums a column.
+template <bool Signed>
+void sum_columns(const uint8_t* panel, idx k_whole, int32_t* sums) {
+  const __m128i ones = _mm_set1_epi16(1), zero = _mm_setzero_si128();
+  __m128i partial[8];
+  for (auto& x : partial) x = zero;
+  for (idx k = 0; k < k_whole; k += kGroup, panel += kGroupBytes)
+    for (int c = 0; c < 4; ++c) {
+      const __m128i x = load16(panel + 16 * c);
+      const __m128i low = Signed ? _mm_srai_epi16(_mm_unpacklo_epi8(x, x), 8) : _mm_unpacklo_epi8(x, zero);
+      const __m128i high = Signed ? _mm_srai_epi16(_mm_unpackhi_epi8(x, x), 8) : _mm_unpackhi_epi8(x, zero);
+      partial[2 * c] = _mm_add_epi32(partial[2 * c], _mm_madd_epi16(low, ones));
+      partial[2 * c + 1] = _mm_add_epi32(partial[2 * c + 1], _mm_madd_epi16(high, ones));
+    }
+  for (idx j = 0; j < kPanel; ++j) {
+    uint32_t two[4];
+    memcpy(two, &partial[j / 2], 16);
+    sums[j] = int32_t(two[j % 2 * 2] + two[j % 2 * 2 + 1]);
+  }
+}
+
+#else
+
+template <bool Signed>
 void sum_columns(const uint8_t* panel, idx k_whole, int32_t* sums) {
   uint32_t sum[kPanel] = {};
   for (idx k = 0; k < k_whole; k += kGroup, panel += kGroupBytes)
     for (idx j = 0; j < kPanel; ++j)
-      for (idx t = 0; t < kGroup; ++t) sum[j] += uint32_t(int32_t(Byte(panel[j * kGroup + t])));
+      for (idx t = 0; t < kGroup; ++t) {
+        const uint8_t byte = panel[j * kGroup + t];
+        sum[j] += Signed ? uint32_t(int32_t(int8_t(byte))) : byte;
+      }
   memcpy(sums, sum, sizeof sum);
 }
+
+#endif
 
 }  // namespace
 
 void pack_panels(const PlainWeights& w, idx k_step, Range panels, uint8_t* dst, int32_t* sums) {
   const idx k_whole = padded(w.k, k_step);
-  for (idx p = panels.begin; p < panels.end; ++p) {
-    uint8_t* const panel = dst + p * k_whole * kPanel;
-    pack_panel(w, k_whole, p * kPanel, panel);
-    (w.is_signed ? sum_columns<int8_t> : sum_columns<uint8_t>)(panel, k_whole, sums + p * kPanel);
+  for (idx p = panels.begin; p < panels.end;) {
+    const idx whole = w.col == 1 ? min_of(kSideBySide, min_of(panels.end, w.n / kPanel) - p) : 0;
+    if (whole > 0)
+      pack_adjacent(w, k_whole, p * kPanel, whole, dst + p * k_whole * kPanel);
+    else
+      pack_panel(w, k_whole, p * kPanel, dst + p * k_whole * kPanel);
+    for (const idx end = p + max_of(whole, 1); p < end; ++p)
+      if (sums) (w.is_signed ? sum_columns<true> : sum_columns<false>)(dst + p * k_whole * kPanel, k_whole, sums + p * kPanel);
   }
 }
 

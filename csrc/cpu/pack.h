@@ -11,8 +11,8 @@ struct PlainWeights {
   bool is_signed;
 };
 
-// Panels [panels.begin, panels.end) of w into dst, k padded to k_step; sums: int32 of every column of those panels.
-// dst and sums are those of panel 0.
+// Panels [panels.begin, panels.end) of w into dst, k padded to k_step; sums: of every column of those panels, unless
+// null. dst and sums are those of panel 0.
 void pack_panels(const PlainWeights& w, idx k_step, Range panels, uint8_t* dst, int32_t* sums);
 
 }  // namespace qk

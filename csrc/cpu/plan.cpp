@@ -12,6 +12,9 @@ namespace qk {
 namespace {
 
 constexpr double kMinThreadUs = 20;  // work that is worth waking a thread for
+constexpr idx kPackLateRows = 64;    // at most so many rows: packing A again for each few panels costs less than a
+                                     // second pass over the packed weights
+constexpr idx kLateColumns = 256, kLateK = 512;  // of a block of weights packed late: 128 KiB
 
 struct Grid {
   int m, n;
@@ -41,8 +44,9 @@ struct Context {
   const Job& job;
   int tasks;
   Grid grid;
-  Gemm gemm;            // of the product in work
-  PlainWeights plain;   // likewise
+  Gemm gemm;           // of the product in work
+  PlainWeights plain;  // likewise
+  bool pack_late, needs_sums;
   uint8_t* packed;
   int32_t* sums;
   std::atomic<bool> failed{false};
@@ -50,7 +54,32 @@ struct Context {
 
 void pack_task(void* context, int index) {
   Context& c = *static_cast<Context*>(context);
-  pack_panels(c.plain, c.row.k_step, part(ceil_div(c.plain.n, kPanel), 1, c.tasks, index), c.packed, c.sums);
+  pack_panels(c.plain, c.row.k_step, part(ceil_div(c.plain.n, kPanel), 1, c.tasks, index), c.packed, c.needs_sums ? c.sums : nullptr);
+}
+
+// Few rows: plain weights are packed a block at a time, just before it is multiplied, and the block never leaves L2.
+// Rows of the plain matrix are read 256 bytes at a time and blocks are short in k, for the sake of the TLB.
+void late_block(Context& c, Range m, Range n, void* scratch) {
+  const idx k_block = min_of(padded(c.gemm.k, c.row.k_step), kLateK), panel_bytes = k_block * kPanel;
+  uint8_t* const packed = static_cast<uint8_t*>(thread_scratch(kLateScratch, kLateColumns * (k_block + 4)));
+  if (!packed) {
+    c.failed = true;
+    return;
+  }
+  int32_t* const sums = reinterpret_cast<int32_t*>(packed + kLateColumns / kPanel * panel_bytes);
+  for (idx k = 0; k < c.gemm.k; k += k_block)
+    for (idx j = n.begin; j < n.end; j += kLateColumns) {
+      Gemm g = c.gemm;
+      g.k = min_of(k_block, g.k - k), g.n = min_of(kLateColumns, n.end - j);
+      g.a += k * g.a_col;
+      g.w = packed, g.w_sums = sums, g.w_panel = padded(g.k, c.row.k_step) * kPanel;
+      g.out += j, g.add = k > 0;
+      if (g.w_zero) g.w_zero += j;
+      const PlainWeights& w = c.plain;
+      pack_panels({w.data + k * w.row + j * w.col, g.k, g.n, w.row, w.col, w.is_signed}, c.row.k_step,
+                  {0, ceil_div(g.n, kPanel)}, packed, c.needs_sums ? sums : nullptr);
+      c.row.block(g, m, {0, g.n}, scratch);
+    }
 }
 
 void block_task(void* context, int index) {
@@ -59,7 +88,7 @@ void block_task(void* context, int index) {
   const Range n = part(c.gemm.n, c.row.nr, c.grid.n, index % c.grid.n);
   if (m.begin == m.end || n.begin == n.end) return;
   if (void* scratch = thread_scratch(kBlockScratch, c.row.scratch_bytes(c.gemm)))
-    c.row.block(c.gemm, m, n, scratch);
+    c.pack_late ? late_block(c, m, n, scratch) : c.row.block(c.gemm, m, n, scratch);
   else
     c.failed = true;
 }
@@ -92,7 +121,10 @@ bool prepare(Context& c, const KernelRow& row, const Job& job, idx index) {
     g.w_zero = moved(g.w_zero, i * job.w_zero[d]);
   }
   const idx panel_bytes = padded(g.k, row.k_step) * kPanel, panels = ceil_div(g.n, kPanel);
-  const idx weights = job.plain ? panels * panel_bytes : 0, sums = job.plain ? panels * kPanel * 4 : 0;
+  c.pack_late = job.plain && g.m <= kPackLateRows;
+  c.needs_sums = row.needs_sums || g.a_zero;
+  const bool pack_now = job.plain && !c.pack_late;
+  const idx weights = pack_now ? panels * panel_bytes : 0, sums = pack_now ? panels * kPanel * 4 : 0;
   const idx zeros = (g.a_zero ? g.m : 0) + (g.w_zero ? g.n : 0);
   uint8_t* scratch = nullptr;
   if (weights + sums + zeros > 0) {
@@ -102,7 +134,7 @@ bool prepare(Context& c, const KernelRow& row, const Job& job, idx index) {
   int32_t* room = reinterpret_cast<int32_t*>(scratch + weights + sums);
   g.a_zero = gather(g.a_zero, job.a_zero_step, g.m, room);
   g.w_zero = gather(g.w_zero, job.w_zero_step, g.n, room);
-  if (!job.plain) return true;
+  if (!pack_now) return true;
   c.packed = scratch;
   c.sums = reinterpret_cast<int32_t*>(scratch + weights);
   parallel(c.tasks, pack_task, &c);
@@ -113,7 +145,7 @@ bool prepare(Context& c, const KernelRow& row, const Job& job, idx index) {
 }
 
 bool run_one(const KernelRow& row, const Job& job, idx index, int threads) {
-  Context c{row, job, threads, split(row, job.one.m, job.one.n, threads), {}, {}, nullptr, nullptr, {false}};
+  Context c{row, job, threads, split(row, job.one.m, job.one.n, threads), {}, {}, false, false, nullptr, nullptr, {false}};
   if (!prepare(c, row, job, index)) return false;
   parallel(c.grid.m * c.grid.n, block_task, &c);
   return !c.failed;
@@ -146,17 +178,17 @@ double estimated_us(const KernelRow& row, idx m, idx n, idx k) {
   return row.call_us + 2e-3 * tiles * double(padded(k, row.k_step)) / row.gops;
 }
 
-bool run(const KernelRow& row, const Job& job, int threads) {
+bool run(const KernelRow& row, const Job& job, int threads, bool forced) {
   idx count = 1;
   for (int d = 0; d < job.dims; ++d) count *= job.shape[d];
   const double us = estimated_us(row, job.one.m, job.one.n, job.one.k);
   bool good = true;
   if (count >= threads && count > 1) {
-    BatchContext c{row, job, count, worth(us * double(count), threads)};
+    BatchContext c{row, job, count, forced ? threads : worth(us * double(count), threads)};
     parallel(c.tasks, batch_task, &c);
     good = !c.failed;
   } else {
-    const int tasks = worth(us, threads);
+    const int tasks = forced ? threads : worth(us, threads);
     for (idx i = 0; i < count; ++i) good = run_one(row, job, i, tasks) && good;
   }
   trim_thread_scratch();

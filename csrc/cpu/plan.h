@@ -21,7 +21,8 @@ struct Job {
 
 double estimated_us(const KernelRow& row, idx m, idx n, idx k);
 
+// At most `threads` threads, fewer where the work is not worth waking them; exactly so many when `forced`.
 // False when memory for the scratch could not be had; out may then be partly written.
-bool run(const KernelRow& row, const Job& job, int threads);
+bool run(const KernelRow& row, const Job& job, int threads, bool forced = false);
 
 }  // namespace qk

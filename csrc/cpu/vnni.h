@@ -6,7 +6,7 @@
 //     s8·u8  u = w, s = a              u8·u8  u = w, s = a − 128
 // Why not flip in the loop: an xor for each splat costs a fifth of the two vector ports.
 //
-// `V` names the vector width: Reg, kLanes (32-bit), zero, load, splat(4 bytes), dot(acc, u, s), add, store.
+// `V` names the vector width: Reg, kLanes (32-bit), zero, load, splat(4 bytes), mul_add(acc, u, s), add, store.
 #pragma once
 #include "driver.h"
 
@@ -30,7 +30,7 @@ void vnni_micro(const uint8_t* a, const uint8_t* w, idx w_panel, idx groups, int
     for (int r = 0; r < Rows; ++r) {
       const Reg x = V::splat(a + (q * Rows + r) * kGroup);
       for (int c = 0; c < Panels * kRegs; ++c)
-        sums[r][c] = WSigned ? V::dot(sums[r][c], x, y[c]) : V::dot(sums[r][c], y[c], x);
+        sums[r][c] = WSigned ? V::mul_add(sums[r][c], x, y[c]) : V::mul_add(sums[r][c], y[c], x);
     }
   };
   idx q = 0;

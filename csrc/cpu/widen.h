@@ -11,7 +11,7 @@
 // FBGEMM do without VNNI.
 //
 // `V` names the instruction set: type Reg, kCols (columns a register holds), zero, widen<Signed>(bytes), splat(4 × s16),
-// madd_add(acc, x, y), join(acc, out): kPanel/kCols accumulators → 16 sums.
+// mul_add(acc, x, y), join(acc, out): kPanel/kCols accumulators → 16 sums.
 #pragma once
 #include "driver.h"
 
@@ -29,7 +29,7 @@ inline void widen_columns(const int16_t* a, const uint8_t* w, idx groups, typena
       y[c] = V::template widen<WSigned>(w + q * kPanel * kGroup + c * V::kCols * kGroup);
     for (int r = 0; r < Rows; ++r) {
       const typename V::Reg x = V::splat(a + (q * Rows + r) * kGroup);
-      for (int c = 0; c < PanelRegs; ++c) acc[r][c] = V::madd_add(acc[r][c], x, y[c]);
+      for (int c = 0; c < PanelRegs; ++c) acc[r][c] = V::mul_add(acc[r][c], x, y[c]);
     }
   }
 }

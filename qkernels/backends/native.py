@@ -18,8 +18,7 @@ except ImportError as error:
     _native = None  # type: ignore[assignment]
     MISSING = f"the native module was not built or does not load ({error}); NumPy and Numba kernels stand in"
 
-ROWS: list[dict[str, Any]] = _native.rows() if _native else []
-PLAIN_GB_S = 2e3  # bytes of plain weights packed in a microsecond: what an unpacked product pays on top
+PACK_BYTES_US = 1e4  # plain weights packed in a microsecond: what an unpacked product pays on top
 
 
 def _judge(row: dict[str, Any], problem: Problem, hardware: Hardware) -> float | str:
@@ -33,8 +32,8 @@ def _judge(row: dict[str, Any], problem: Problem, hardware: Hardware) -> float |
         return f"m={problem.m} is below {row['min_m']}"
     m = padded(problem.m, row["mr"]) if problem.m > row["mr"] else problem.m
     macs = m * padded(problem.n, row["nr"]) * padded(problem.k, row["k_step"])
-    packing = 0.0 if problem.layout else problem.n * problem.k / PLAIN_GB_S
-    return row["call_us"] + 2e-3 * macs / row["gops"] + packing
+    packing = 0.0 if problem.layout else problem.n * problem.k / PACK_BYTES_US
+    return float(row["call_us"] + 2e-3 * macs / row["gops"] + packing)
 
 
 def pack(b: np.ndarray) -> PackedMatrix:
@@ -55,20 +54,35 @@ def handle(packed: PackedMatrix) -> object:
     return packed._handle
 
 
-def _run(index: int, a: np.ndarray, b: Any, out: np.ndarray, a_zero: Any = None, b_zero: Any = None) -> None:
+def _run(
+    module: Any, threads: int, index: int, a: np.ndarray, b: Any, out: np.ndarray, a_zero: Any = None, b_zero: Any = None
+) -> None:
     weights = handle(b) if isinstance(b, PackedMatrix) else b
     if (out.strides[-1] == 4 or out.shape[-1] == 1) and out.strides[-2] % 4 == 0 and out.flags.aligned:
-        _native.gemm(index, a, weights, out, a_zero, b_zero)
+        module.gemm(index, a, weights, out, a_zero, b_zero, threads)
     else:
         whole = np.empty(out.shape, np.int32)
-        _native.gemm(index, a, weights, whole, a_zero, b_zero)
+        module.gemm(index, a, weights, whole, a_zero, b_zero, threads)
         out[...] = whole
 
 
-def _kernel(index: int, row: dict[str, Any]) -> Kernel:
-    judge, run = functools.partial(_judge, row), functools.partial(_run, index)
-    return Kernel(row["name"], "gemm", row["types"], row["isa"], "n16k4", judge, run, pack)
+def kernels_of(module: Any, threads: int = 0) -> tuple[Kernel, ...]:
+    """The rows of a compiled module. threads 0: as many as set and worth waking; else exactly so many."""
+    return tuple(
+        Kernel(
+            row["name"],
+            "gemm",
+            row["types"],
+            row["isa"],
+            "n16k4",
+            functools.partial(_judge, row),
+            functools.partial(_run, module, threads, index),
+            pack,
+        )
+        for index, row in enumerate(module.rows())
+    )
 
 
-KERNELS = tuple(_kernel(index, row) for index, row in enumerate(ROWS))
+ROWS: list[dict[str, Any]] = _native.rows() if _native else []
+KERNELS = kernels_of(_native) if _native else ()
 INDEX = {row["name"]: index for index, row in enumerate(ROWS)}
