@@ -82,7 +82,7 @@ def near(x: float) -> Fraction:
 
 
 def clamp(x, low, high):
-    return low if x < low else high if x > high else x
+    return max(low, min(x, high))
 
 
 def half_up(x) -> int:
@@ -401,7 +401,7 @@ def test_the_roundings_differ_on_ties():
 
 
 def test_gemmlowp_and_ruy_share_their_first_step():
-    """Remark 6: with R = 0 they are the same function."""
+    """Lemma 6: with R = 0 they are the same function."""
     acc = np.array(ACCS, np.int32)
     for M in (0.5, 0.75, 1.0, 5.0, 0.9):
         assert (ref.requantize(acc, M, 0, "int16", "gemmlowp") == ref.requantize(acc, M, 0, "int16", "ruy")).all()
@@ -573,29 +573,62 @@ def test_linear_integer(rounding):
             assert got[i, j] == clamp(clamp(y, low, high), -128, 127)
 
 
-def test_residual_of_an_integer_output():
-    _, acc, sa, sw = small_case(31)
-    sy, sr, zy, zr = near(0.5), near(0.3), 7, 100
-    residual = randints(random.Random(32), (5, 6), 0, 255, np.uint8)
-    acc[1] = [6, 2, -2, 10, -6, 3]  # with sa·sw = ¼, and r = zr: ties
-    residual[1] = zr
-    rounded_twice = 0
-    for case in ("random", "ties"):
-        if case == "ties":
-            sa, sw = [Fraction(1, 4)] * 5, [Fraction(1, 2)] * 6
-        bias = np.arange(-3, 3, dtype=np.int32) * 100 * (case == "random")
-        got = ref.linear_integer(
-            acc, as_f32(sa), as_f32(sw), f32(sy), zy, "uint8", "half_even", bias,
-            (residual, f32(sr), zr), "relu6" if case == "random" else None,
-        )  # fmt: skip
-        for i, j in np.ndindex(5, 6):
-            t = nearest(nearest(wrap(int(acc[i, j]) + int(bias[j]))) * nearest(nearest(sa[i] * sw[j]) / sy))
-            u = nearest(nearest(int(residual[i, j]) - zr) * nearest(sr / sy))
-            y = round(nearest(t + u)) + zy
-            rounded_twice += y != round(t) + round(u) + zy
-            y = clamp(y, zy, zy + 12) if case == "random" else y
-            assert got[i, j] == clamp(y, 0, 255)
-    assert rounded_twice
+def test_bias_codes():
+    """A float bias in units of f32(sa·sw): ties to even, an f32 division, another unit for every row."""
+    sa, sw = [Fraction(1, 2), near(0.1)], [Fraction(1, 4), near(0.3), near(1e-3)]
+    bias = [Fraction(n, 16) for n in (1, 3, 5, -1, -3, 7)]  # units of 1/8: ties
+    got = ref.bias_codes(as_f32(bias), f32(sa[0]), f32(sw[0]))
+    assert got.dtype == np.int64 and got.tolist() == [0, 2, 2, 0, -2, 4]
+    rng = random.Random(28)
+    orders = 0
+    for _ in range(200):
+        bias = [near(rng.uniform(-1, 1) * 10 ** rng.randint(0, 4)) for _ in range(3)]
+        got = ref.bias_codes(as_f32(bias), as_f32(sa), as_f32(sw)).tolist()
+        assert got == [[round(nearest(b / nearest(x * y))) for b, y in zip(bias, sw, strict=True)] for x in sa]
+        orders += got != [[round(b / (x * y)) for b, y in zip(bias, sw, strict=True)] for x in sa]
+    assert orders  # real arithmetic would have been seen
+
+
+def test_residual_joins_before_the_only_rounding():
+    rng = random.Random(31)
+    acc, residual = randints(rng, (60, 50), -900, 900, np.int32), randints(rng, (60, 50), 0, 255, np.uint8)
+    rounded_apart = clamped = 0
+    for sa, sw, sy, sr, zy, zr in [
+        (near(0.1), near(0.3), near(0.5), near(0.3), 7, 100),
+        (Fraction(1, 4), Fraction(1, 2), Fraction(1, 2), Fraction(1, 4), 128, 128),  # ties
+    ]:
+        for activation, bias in ((None, None), ("relu6", np.arange(50, dtype=np.int32) - 20)):
+            got = ref.linear_integer(
+                acc, f32(sa), f32(sw), f32(sy), zy, "uint8", "half_even", bias, (residual, f32(sr), zr), activation
+            ).tolist()
+            m, scale = nearest(nearest(sa * sw) / sy), nearest(sr / sy)
+            for i, j in np.ndindex(60, 50):
+                t = nearest((int(acc[i, j]) + (0 if bias is None else int(bias[j]))) * m)
+                u = nearest((int(residual[i, j]) - zr) * scale)
+                y = round(nearest(t + u)) + zy
+                rounded_apart += 0 <= y <= 255 and y != round(t) + round(u) + zy
+                bounded = y if activation is None else clamp(y, zy, zy + round(nearest(6 / sy)))
+                clamped += bounded != y
+                assert got[i][j] == clamp(bounded, 0, 255)
+    assert rounded_apart and clamped
+
+
+def test_residual_bit_for_bit():
+    """Before it is rounded to a code, where an f64 on the way would show."""
+    rng = random.Random(32)
+    r = randints(rng, (400,), -128, 127, np.int8)
+    t = [near(rng.uniform(-100, 100)) for _ in range(400)]
+    in_f64 = 0
+    for sr, sy, zr in ((near(0.3), near(0.77), -5), (near(1e-3), near(0.1), 127), (near(3.7), near(0.3), -128)):
+        got = ref.add_residual(as_f32(t), r, f32(sr), zr, f32(sy))
+        assert got.dtype == np.float32
+        for value, code, y in zip(t, r.tolist(), got.tolist(), strict=True):
+            assert y == nearest(value + nearest((code - zr) * nearest(sr / sy)))
+            in_f64 += y != nearest(value + nearest((code - zr) * sr / sy))
+    assert in_f64
+    opposite = np.array([[2**31 - 1]], np.int32), 1e38, 1.0, 1.0, 7, "int8", "half_even"
+    residual = np.array([[-128]], np.int8), 1e38, 127
+    assert ref.linear_integer(*opposite, residual=residual).item() == -128  # ∞ − ∞
 
 
 # ------------------------------------------------------------------------------------------------ A7, A9

@@ -205,8 +205,9 @@ def scaled32(acc: Array, m: Real) -> Array:
 
 
 def round_half_even(t: Array, low: Real, high: Real) -> Array:
-    """A5, A7. Clamp the real t (not NaN) to the integers [low, high], then round it, half to even."""
-    return np.rint(np.clip(t, F64(low), F64(high))).astype(S64)  # float64 holds t, low and high exactly
+    """A5, A6, A7. Clamp the real t to the integers [low, high], NaN to low, then round it, half to even."""
+    t = np.where(np.isnan(t), F64(low), t)  # float64 holds t, low and high exactly
+    return np.rint(np.clip(t, F64(low), F64(high))).astype(S64)
 
 
 def round_half_away(t: Array) -> Array:
@@ -432,7 +433,6 @@ def quantize(x: Array, scale: Real, zero_point: Real = 0, dtype: Any = "int8", *
     qmin, qmax = limits(dtype)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         t = x / s
-    t = np.where(np.isnan(t), F64(qmin - z), t)
     return (round_half_even(t, qmin - z, qmax - z) + z).astype(container(dtype))
 
 
