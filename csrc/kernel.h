@@ -23,6 +23,7 @@ static inline idx padded(idx size, idx multiple) { return ceil_div(size, multipl
 constexpr idx kPanel = 16;    // columns of a panel
 constexpr idx kGroup = 4;     // consecutive k of one column
 constexpr idx kPackedK = 64;  // K of a packed matrix is padded to it with zeros
+constexpr idx kChunk = 16;    // consecutive k of one row in an A panel of the vector kernels
 
 // One product, checked and ready: out[i, j] = Σ_k (a[i, k] − a_zero[i]) (w[k, j] − w_zero[j])  mod 2³².
 struct Gemm {

@@ -31,28 +31,30 @@ namespace qk {
 namespace QK_ISA {
 namespace {
 
-// A's bytes as the micro-kernel wants them: groups of 4 k, rows side by side, [k/4][rows][4] of Elem.
+// A's bytes as the vector micro-kernels want them: chunks of 16 k, rows side by side, [k/16][rows][16] of Elem, zeros
+// behind K. A chunk is one load, one flip or widening, one store.
 template <class Elem, bool Signed, unsigned Flip>
-inline void pack_groups(const Gemm& g, idx i0, idx rows, idx k0, idx k, Elem* dst) {
-  const idx groups = ceil_div(k, kGroup);
+inline void pack_chunks(const Gemm& g, idx i0, idx rows, idx k0, idx k, Elem* dst) {
+  const auto element = [](uint8_t raw) {
+    const uint8_t byte = uint8_t(raw ^ Flip);
+    return Signed ? Elem(int8_t(byte)) : Elem(byte);
+  };
   const uint8_t* corner = g.a + i0 * g.a_row + k0 * g.a_col;
-  const idx whole = g.a_col == 1 ? k / kGroup : 0;
+  const idx whole = g.a_col == 1 ? k / kChunk : 0;
   for (idx r = 0; r < rows; ++r) {
     const uint8_t* src = corner + r * g.a_row;
-    Elem* to = dst + r * kGroup;
-    for (idx q = 0; q < whole; ++q)
-      for (idx t = 0; t < kGroup; ++t) {
-        const uint8_t byte = uint8_t(src[q * kGroup + t] ^ Flip);
-        to[q * rows * kGroup + t] = Signed ? Elem(int8_t(byte)) : Elem(byte);
-      }
+    Elem* to = dst + r * kChunk;
+    for (idx q = 0; q < whole; ++q, src += kChunk, to += rows * kChunk)
+      for (idx t = 0; t < kChunk; ++t) to[t] = element(src[t]);
   }
-  for (idx q = whole; q < groups; ++q)
-    for (idx r = 0; r < rows; ++r)
-      for (idx t = 0; t < kGroup; ++t) {
-        const idx kk = q * kGroup + t;
-        const uint8_t byte = kk < k ? uint8_t(corner[r * g.a_row + kk * g.a_col] ^ Flip) : 0;
-        dst[(q * rows + r) * kGroup + t] = Signed ? Elem(int8_t(byte)) : Elem(byte);
-      }
+  for (idx q = whole; q < ceil_div(k, kChunk); ++q)
+    for (idx r = 0; r < rows; ++r) {
+      const idx have = min_of(kChunk, k - q * kChunk);
+      const uint8_t* src = corner + r * g.a_row + q * kChunk * g.a_col;
+      Elem* to = dst + (q * rows + r) * kChunk;
+      for (idx t = 0; t < have; ++t) to[t] = element(src[t * g.a_col]);
+      for (idx t = have; t < kChunk; ++t) to[t] = 0;
+    }
 }
 
 // Σ_k a[i, k], mod 2³².
@@ -128,6 +130,8 @@ struct Driver {
         for (idx j = 0; j < cols; ++j) from[j] = int32_t(uint32_t(from[j]) - sum[r] * uint32_t(g.w_zero[j0 + j]));
       if (g.add)
         for (idx j = 0; j < cols; ++j) to[j] = int32_t(uint32_t(to[j]) + uint32_t(from[j]));
+      else if (cols == kNr)
+        memcpy(to, from, size_t(kNr) * 4);  // a constant size: registers, no call
       else
         memcpy(to, from, size_t(cols) * 4);
     }

@@ -16,7 +16,7 @@ constexpr double kGops = 5, kCallUs = 0.05;
 
 template <bool ASigned, bool WSigned>
 struct Isa {
-  static constexpr idx kMr = 4, kPanels = 1, kKStep = kGroup, kKc = 0;
+  static constexpr idx kMr = 4, kPanels = 1, kKStep = kChunk, kKc = 0;
   static constexpr unsigned kFlip = 0;
   static constexpr bool kRowsFirst = false;
   static constexpr idx a_bytes(idx rows, idx k) { return rows * k * 2; }
@@ -26,7 +26,7 @@ struct Isa {
   static void prepare(idx) {}
 
   static void pack(const Gemm& g, idx i, idx rows, idx k0, idx k, uint8_t* dst) {
-    pack_groups<int16_t, ASigned, 0>(g, i, rows, k0, k, reinterpret_cast<int16_t*>(dst));
+    pack_chunks<int16_t, ASigned, 0>(g, i, rows, k0, k, reinterpret_cast<int16_t*>(dst));
   }
 
   static void micro(int rows, int, const uint8_t* a_bytes, idx, idx, const uint8_t* w, idx, idx k, int32_t* tile, bool) {
@@ -34,7 +34,7 @@ struct Isa {
     for (int r = 0; r < rows; ++r) {
       int32_t acc[kPanel] = {};
       for (idx q = 0; q < k / kGroup; ++q) {
-        const int16_t* x = a + (q * rows + r) * kGroup;
+        const int16_t* x = a + (q * kGroup / kChunk * rows + r) * kChunk + q % (kChunk / kGroup) * kGroup;
         const uint8_t* y = w + q * kPanel * kGroup;
         for (idx j = 0; j < kPanel; ++j) {
           int32_t sum = 0;

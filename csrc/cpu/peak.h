@@ -2,25 +2,25 @@
 // kernel keeps.
 #pragma once
 #include "driver.h"
+#include "unroll.h"
 #include "x86.h"
 
 namespace qk {
 namespace QK_ISA {
 namespace {
 
-// `Ops` operations an instruction. The first factor is made opaque each time, so that no product is hoisted.
+// `Ops` operations an instruction. Each sum is its own next factor, so that no product can be hoisted; there are sums
+// enough to cover that latency.
 template <class V, int Sums, int Ops>
 inline double peak_of(idx rounds, typename V::Reg x) {
-  typename V::Reg sums[Sums], y = x;
-  for (int i = 0; i < Sums; ++i) sums[i] = x;
+  using Reg = typename V::Reg;
+  Reg sums[Sums];
+  unroll<Sums>([&](auto i) QK_INLINE { sums[i] = x; });
   for (idx round = 0; round < rounds; ++round)
-    for (int i = 0; i < Sums; ++i) {
-      QK_KEEP(y);
-      sums[i] = V::mul_add(sums[i], y, x);
-    }
-  for (int i = 1; i < Sums; ++i) sums[0] = V::mul_add(sums[0], sums[i], x);
-  y = sums[0];
-  QK_KEEP(y);
+    unroll<Sums>([&](auto i) QK_INLINE { sums[i] = V::mul_add(sums[i], sums[i], x); });
+  Reg total = x;
+  unroll<Sums>([&](auto i) QK_INLINE { total = V::mul_add(total, sums[i], x); });
+  QK_KEEP(total);
   return double(rounds) * Sums * Ops;
 }
 

@@ -9,45 +9,47 @@
 // `V` names the vector width: Reg, kLanes (32-bit), zero, load, splat(4 bytes), mul_add(acc, u, s), add, store.
 #pragma once
 #include "driver.h"
+#include "unroll.h"
 
 namespace qk {
 namespace QK_ISA {
 namespace {
 
 template <class V, bool WSigned, int Rows, int Panels, int Split>
-void vnni_micro(const uint8_t* a, const uint8_t* w, idx w_panel, idx groups, int32_t* tile, idx tile_row) {
+void vnni_micro(const uint8_t* a, const uint8_t* w, idx w_panel, idx chunks, int32_t* tile, idx tile_row) {
   using Reg = typename V::Reg;
   constexpr int kRegs = int(kPanel) / V::kLanes;  // of one panel
-  Reg acc[Split][Rows][Panels * kRegs];
-  for (auto& split : acc)
-    for (auto& row : split)
-      for (auto& sum : row) sum = V::zero();
-  const auto step = [&](idx q, Reg (&sums)[Rows][Panels * kRegs]) {
-    Reg y[Panels * kRegs];
-    for (int p = 0; p < Panels; ++p)
-      for (int c = 0; c < kRegs; ++c)
-        y[p * kRegs + c] = V::load(w + p * w_panel + q * kPanel * kGroup + c * V::kLanes * kGroup);
-    for (int r = 0; r < Rows; ++r) {
-      const Reg x = V::splat(a + (q * Rows + r) * kGroup);
-      for (int c = 0; c < Panels * kRegs; ++c)
-        sums[r][c] = WSigned ? V::mul_add(sums[r][c], x, y[c]) : V::mul_add(sums[r][c], y[c], x);
-    }
-  };
-  idx q = 0;
-  for (; q + Split <= groups; q += Split)
-    for (int s = 0; s < Split; ++s) step(q + s, acc[s]);
-  for (; q < groups; ++q) step(q, acc[0]);
-  for (int r = 0; r < Rows; ++r)
-    for (int c = 0; c < Panels * kRegs; ++c) {
+  constexpr int kSums = Panels * kRegs;
+  Reg acc[Split][Rows][kSums];
+  unroll<Split>([&](auto s) QK_INLINE {
+    unroll<Rows>([&](auto r) QK_INLINE { unroll<kSums>([&](auto c) QK_INLINE { acc[s][r][c] = V::zero(); }); });
+  });
+  for (idx q = 0; q < chunks; ++q, a += Rows * kChunk, w += kChunk * kPanel)
+    unroll<kChunk / kGroup>([&](auto group) QK_INLINE {
+      constexpr int s = group % Split;
+      Reg y[kSums];
+      unroll<kSums>([&](auto c) QK_INLINE {
+        y[c] = V::load(w + c / kRegs * w_panel + group * kPanel * kGroup + c % kRegs * V::kLanes * kGroup);
+      });
+      unroll<Rows>([&](auto r) QK_INLINE {
+        const Reg x = V::splat(a + r * kChunk + group * kGroup);
+        unroll<kSums>([&](auto c) QK_INLINE {
+          acc[s][r][c] = WSigned ? V::mul_add(acc[s][r][c], x, y[c]) : V::mul_add(acc[s][r][c], y[c], x);
+        });
+      });
+    });
+  unroll<Rows>([&](auto r) QK_INLINE {
+    unroll<kSums>([&](auto c) QK_INLINE {
       Reg sum = acc[0][r][c];
-      for (int s = 1; s < Split; ++s) sum = V::add(sum, acc[s][r][c]);
+      unroll<Split - 1>([&](auto s) QK_INLINE { sum = V::add(sum, acc[s + 1][r][c]); });
       V::store(tile + r * tile_row + c * V::kLanes, sum);
-    }
+    });
+  });
 }
 
 template <class V, bool ASigned, bool WSigned, int Mr, int Panels, int MaxSums>
 struct VnniIsa {
-  static constexpr idx kMr = Mr, kPanels = Panels, kKStep = kGroup, kKc = 0;
+  static constexpr idx kMr = Mr, kPanels = Panels, kKStep = kChunk, kKc = 0;
   static constexpr unsigned kFlip = ASigned == WSigned ? 0x80 : 0;
   static constexpr bool kRowsFirst = false;
   static constexpr idx kNr = Panels * kPanel;
@@ -58,32 +60,32 @@ struct VnniIsa {
   static void prepare(idx) {}
 
   static void pack(const Gemm& g, idx i, idx rows, idx k0, idx k, uint8_t* dst) {
-    pack_groups<uint8_t, false, kFlip>(g, i, rows, k0, k, dst);
+    pack_chunks<uint8_t, false, kFlip>(g, i, rows, k0, k, dst);
   }
 
   // vpdpbusd takes 4–5 cycles and two start each cycle: fewer than 8 independent sums wait for themselves.
   template <int Rows, int P>
   static constexpr int split() {
     constexpr int kSums = Rows * P * int(kPanel) / V::kLanes;
-    return kSums * 4 <= MaxSums && kSums < 3 ? 4 : kSums * 2 <= MaxSums && kSums < 8 ? 2 : 1;
+    return kSums * 4 <= MaxSums && kSums < 3 ? 4 : kSums * 2 < MaxSums && kSums < 8 ? 2 : 1;
   }
 
   static void micro(int rows, int panels, const uint8_t* a, idx, idx, const uint8_t* w, idx w_panel, idx k,
                     int32_t* tile, bool) {
-    dispatch<Mr>(rows, panels, a, w, w_panel, k / kGroup, tile);
+    dispatch<Mr>(rows, panels, a, w, w_panel, k / kChunk, tile);
   }
 
   template <int Rows>
-  static void dispatch(int rows, int panels, const uint8_t* a, const uint8_t* w, idx w_panel, idx groups,
+  static void dispatch(int rows, int panels, const uint8_t* a, const uint8_t* w, idx w_panel, idx chunks,
                        int32_t* tile) {
     if (rows == Rows) {
       if (panels == Panels)
-        vnni_micro<V, WSigned, Rows, Panels, split<Rows, Panels>()>(a, w, w_panel, groups, tile, kNr);
+        vnni_micro<V, WSigned, Rows, Panels, split<Rows, Panels>()>(a, w, w_panel, chunks, tile, kNr);
       else
-        vnni_micro<V, WSigned, Rows, 1, split<Rows, 1>()>(a, w, w_panel, groups, tile, kNr);
+        vnni_micro<V, WSigned, Rows, 1, split<Rows, 1>()>(a, w, w_panel, chunks, tile, kNr);
       return;
     }
-    if constexpr (Rows > 1) dispatch<Rows - 1>(rows, panels, a, w, w_panel, groups, tile);
+    if constexpr (Rows > 1) dispatch<Rows - 1>(rows, panels, a, w, w_panel, chunks, tile);
   }
 };
 

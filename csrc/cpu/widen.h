@@ -11,44 +11,48 @@
 // FBGEMM do without VNNI.
 //
 // `V` names the instruction set: type Reg, kCols (columns a register holds), zero, widen<Signed>(bytes), splat(4 × s16),
-// mul_add(acc, x, y), join(acc, out): kPanel/kCols accumulators → 16 sums.
+// mul_add(acc, x, y), join(x, y, out): two accumulators → 2 · kCols sums.
 #pragma once
 #include "driver.h"
+#include "unroll.h"
 
 namespace qk {
 namespace QK_ISA {
 namespace {
 
-template <class V, bool WSigned, int Rows, int PanelRegs>
-inline void widen_columns(const int16_t* a, const uint8_t* w, idx groups, typename V::Reg (*acc)[PanelRegs]) {
-  for (int r = 0; r < Rows; ++r)
-    for (int c = 0; c < PanelRegs; ++c) acc[r][c] = V::zero();
-  for (idx q = 0; q < groups; ++q) {
-    typename V::Reg y[PanelRegs];
-    for (int c = 0; c < PanelRegs; ++c)
-      y[c] = V::template widen<WSigned>(w + q * kPanel * kGroup + c * V::kCols * kGroup);
-    for (int r = 0; r < Rows; ++r) {
-      const typename V::Reg x = V::splat(a + (q * Rows + r) * kGroup);
-      for (int c = 0; c < PanelRegs; ++c) acc[r][c] = V::mul_add(acc[r][c], x, y[c]);
-    }
-  }
-}
-
 // Columns of a panel are taken `Regs` registers at a time: all of them for few rows, so that one pass over the weights
 // has independent sums enough; as many as leave registers for all rows else.
 template <class V, bool WSigned, int Rows, int Regs>
-void widen_micro(const int16_t* a, const uint8_t* w, idx groups, int32_t* tile, idx tile_row) {
+void widen_micro(const int16_t* a0, const uint8_t* w0, idx chunks, int32_t* tile, idx tile_row) {
+  using Reg = typename V::Reg;
   constexpr int kCols = Regs * V::kCols;
   for (int first = 0; first < kPanel; first += kCols) {
-    typename V::Reg acc[Rows][Regs];
-    widen_columns<V, WSigned, Rows, Regs>(a, w + first * kGroup, groups, acc);
-    for (int r = 0; r < Rows; ++r) V::join(acc[r], tile + r * tile_row + first);
+    const int16_t* a = a0;
+    const uint8_t* w = w0 + first * kGroup;
+    Reg acc[Rows][Regs];
+    unroll<Rows>([&](auto r) QK_INLINE { unroll<Regs>([&](auto c) QK_INLINE { acc[r][c] = V::zero(); }); });
+    for (idx q = 0; q < chunks; ++q, a += Rows * kChunk, w += kChunk * kPanel)
+      unroll<kChunk / kGroup>([&](auto group) QK_INLINE {
+        Reg y[Regs];
+        unroll<Regs>([&](auto c) QK_INLINE {
+          y[c] = V::template widen<WSigned>(w + group * kPanel * kGroup + c * V::kCols * kGroup);
+        });
+        unroll<Rows>([&](auto r) QK_INLINE {
+          const Reg x = V::splat(a + r * kChunk + group * kGroup);
+          unroll<Regs>([&](auto c) QK_INLINE { acc[r][c] = V::mul_add(acc[r][c], x, y[c]); });
+        });
+      });
+    unroll<Rows>([&](auto r) QK_INLINE {
+      unroll<Regs / 2>([&](auto c) QK_INLINE {
+        V::join(acc[r][2 * c], acc[r][2 * c + 1], tile + r * tile_row + first + 2 * c * V::kCols);
+      });
+    });
   }
 }
 
 template <class V, bool ASigned, bool WSigned, int Mr, int MaxSums>
 struct WidenIsa {
-  static constexpr idx kMr = Mr, kPanels = 1, kKStep = kGroup, kKc = 0;
+  static constexpr idx kMr = Mr, kPanels = 1, kKStep = kChunk, kKc = 0;
   static constexpr unsigned kFlip = 0;
   static constexpr bool kRowsFirst = false;
   static constexpr idx a_bytes(idx rows, idx k) { return rows * k * 2; }
@@ -58,25 +62,25 @@ struct WidenIsa {
   static void prepare(idx) {}
 
   static void pack(const Gemm& g, idx i, idx rows, idx k0, idx k, uint8_t* dst) {
-    pack_groups<int16_t, ASigned, 0>(g, i, rows, k0, k, reinterpret_cast<int16_t*>(dst));
+    pack_chunks<int16_t, ASigned, 0>(g, i, rows, k0, k, reinterpret_cast<int16_t*>(dst));
   }
 
   template <int Rows>
-  static void of_rows(const int16_t* a, const uint8_t* w, idx groups, int32_t* tile) {
+  static void of_rows(const int16_t* a, const uint8_t* w, idx chunks, int32_t* tile) {
     constexpr int kAll = int(kPanel) / V::kCols;
     constexpr int kRegs = Rows * kAll <= MaxSums ? kAll : kAll / 2;
-    widen_micro<V, WSigned, Rows, kRegs>(a, w, groups, tile, kPanel);
+    widen_micro<V, WSigned, Rows, kRegs>(a, w, chunks, tile, kPanel);
   }
 
   static void micro(int rows, int, const uint8_t* a, idx, idx, const uint8_t* w, idx, idx k, int32_t* tile, bool) {
     const int16_t* x = reinterpret_cast<const int16_t*>(a);
-    dispatch<Mr>(rows, x, w, k / kGroup, tile);
+    dispatch<Mr>(rows, x, w, k / kChunk, tile);
   }
 
   template <int Rows>
-  static void dispatch(int rows, const int16_t* a, const uint8_t* w, idx groups, int32_t* tile) {
-    if (rows == Rows) return of_rows<Rows>(a, w, groups, tile);
-    if constexpr (Rows > 1) dispatch<Rows - 1>(rows, a, w, groups, tile);
+  static void dispatch(int rows, const int16_t* a, const uint8_t* w, idx chunks, int32_t* tile) {
+    if (rows == Rows) return of_rows<Rows>(a, w, chunks, tile);
+    if constexpr (Rows > 1) dispatch<Rows - 1>(rows, a, w, chunks, tile);
   }
 };
 

@@ -2,12 +2,18 @@
 
     out = Σ_k (a − za)(b − zb) = Σab − za·colsum(b) − zb·(rowsum(a) − K·za)      mod 2³²            arithmetic.md A2
 
-Both operands are copied once to int16 with K contiguous (twice their own bytes; a packed weight is unpacked first), so one
-compiled function serves all four types. The multiplying tile is written in LLVM's vectors (`_numba_gemm.py`): widened
-products, neighbours added, which becomes pmaddwd on x86. Compiled at the first call (2 s), then read from Numba's cache.
+Both operands are copied once to int16 with K contiguous (twice their own bytes; a packed weight is unpacked first), so
+one compiled function serves all four types. The multiplying tile is written in LLVM's vectors (`_numba_gemm.py`):
+widened products, neighbours added, which becomes pmaddwd on x86. It is compiled at the first call (2 s), and read from
+Numba's cache in later processes.
 
-Why not plain Python loops, which are 30 lines shorter. Measured at 1024³, one thread of an AVX2 machine, next to a
-float32 GEMM at 1.00: HEAD_NUMBERS
+Why not plain Python loops, which are 30 lines shorter. At 1024³ on one thread of an AVX2 machine, where a float32 GEMM
+is 1.00 (76 GOPS): this 0.9 to 1.0; a dot product, where LLVM finds pmaddwd by itself, 0.40 of int8 and 0.46 of int16; a
+2 × 4 tile of scalars 0.65, with vpmulld (slower still on Intel's cores, by the tables). NUMBA_CPU_NAME=skylake gave the
+dot products 20 % more, in another run; on this tile no effect stood out of the noise.
+Why not read b where it lies, when its columns are not contiguous. The copy is a transposition that costs 2.5 ns an
+element (7 where rows are 4 KiB apart); copying it in blocks was no faster, and a compiled copy is one more
+specialisation for each type and layout. `judge` counts it, and the other fallback wins where it dominates.
 Why not `parallel=True`: it brings OpenMP or TBB, and a second pool of threads in a process costs up to three times.
 """
 
@@ -82,7 +88,8 @@ def judge(problem: Problem, hardware: Hardware) -> float | str:
     if "numba" not in hardware.cpu:
         return "numba is not installed"
     m, n, k = problem.m, problem.n, problem.k
-    return 5 + 2 * m * n * k / 30e3
+    transposition = 0.5e-3 if k * n <= 1 << 16 else 2.5e-3  # an element, in and out of cache
+    return 10 + 2 * m * n * k / 80e3 + transposition * k * n + 0.4e-3 * m * k + 2e-3 * m * n
 
 
 KERNELS: tuple[Kernel, ...] = tuple(

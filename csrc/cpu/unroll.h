@@ -1,0 +1,28 @@
+// unroll<N>([&](auto i) QK_INLINE { … }): the body N times, i a constant each time.
+//
+// Why not a plain loop: gcc 12 unrolls some of them only after it has decided which arrays live in registers, and the
+// accumulators of a 12×32 tile then stay in memory (108 stack accesses for 96 multiplications).
+#pragma once
+
+#define QK_INLINE __attribute__((always_inline))
+
+namespace qk {
+namespace QK_ISA {
+namespace {
+
+template <int I>
+struct Index {
+  constexpr operator int() const { return I; }
+};
+
+template <int N, int I = 0, class Body>
+QK_INLINE inline void unroll(const Body& body) {
+  if constexpr (I < N) {
+    body(Index<I>{});
+    unroll<N, I + 1>(body);
+  }
+}
+
+}  // namespace
+}  // namespace QK_ISA
+}  // namespace qk

@@ -1,0 +1,61 @@
+"""
+The compiled half of qkernels: kernels, packing, threads. Private; see csrc/README.md.
+"""
+from __future__ import annotations
+import numpy
+import typing
+import typing_extensions
+__all__: list[str] = ['available_cpus', 'cache_bytes', 'emulated', 'fast', 'features', 'forget', 'gemm', 'get_num_threads', 'pack', 'packed', 'peak', 'remember', 'rows', 'set_num_threads', 'watch']
+def available_cpus() -> int:
+    """
+    By affinity mask and cgroup quota.
+    """
+def cache_bytes(level: typing.SupportsInt | typing.SupportsIndex) -> int:
+    ...
+def fast(*args, **kwargs):
+    """
+    fast(a, b, out) → the product, or None where Python must decide.
+    """
+def features() -> dict:
+    """
+    CPU features that kernels ask for, found or not.
+    """
+def forget(*args, **kwargs):
+    """
+    Forget every shape.
+    """
+def gemm(row: typing.SupportsInt | typing.SupportsIndex, a: numpy.ndarray, b: typing.Any, out: numpy.ndarray, a_zero: typing.Any = None, b_zero: typing.Any = None, threads: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
+    """
+    Kernel.run of one row. threads 0: as many as set and worth waking; else exactly so many.
+    """
+def get_num_threads() -> int:
+    ...
+def pack(b: numpy.ndarray, data: numpy.ndarray, sums: numpy.ndarray) -> None:
+    """
+    Plain (k, n) weights into layout n16k4.
+    """
+def packed(data: numpy.ndarray, sums: numpy.ndarray, k: typing.SupportsInt | typing.SupportsIndex, n: typing.SupportsInt | typing.SupportsIndex, is_signed: bool) -> typing_extensions.CapsuleType:
+    """
+    A handle to packed weights; the caller keeps both buffers alive.
+    """
+def peak(row: typing.SupportsInt | typing.SupportsIndex, rounds: typing.SupportsInt | typing.SupportsIndex) -> float:
+    """
+    Multiply from registers only; operations done.
+    """
+def remember(*args, **kwargs):
+    """
+    remember(row, a_signed, w_signed, packed, m, n, k): fast() runs this shape on this row.
+    """
+def rows() -> list:
+    """
+    Every kernel of this build, as data.
+    """
+def set_num_threads(n: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    0: as many as this process may use.
+    """
+def watch(*args, **kwargs):
+    """
+    watch(context_variable): fast() stands aside while it is not None.
+    """
+emulated: bool = False
