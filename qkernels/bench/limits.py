@@ -37,11 +37,12 @@ class Roof(NamedTuple):
         return "memory" if self.memory_us > self.compute_us else "compute"
 
 
+@functools.cache
 def isas() -> dict[str, int]:
-    """Instruction sets with kernels that run here, best first: name → a row to ask for its peak."""
+    """Instruction sets with kernels that run here, best first: name → a row to ask for its peak. Plain C++ has none."""
     first: dict[str, int] = {}
     for index, row in enumerate(native.ROWS):
-        if row["runs_here"]:
+        if row["runs_here"] and native._native.peak(index, 1) > 0:
             first.setdefault(row["isa"], index)
     return first
 
