@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,8 @@ from qkernels.bench.shapes import Gemm
 from qkernels.weight import K_PAD, N_PANEL, padded
 
 IDLE_SECONDS = 4e-3  # before a contender, where a library's threads may still spin
+PATIENCE_SECONDS = 3.0  # for one call of a peer: some take a minute for what others do in one
+TOO_SLOW = "too slow"
 
 
 @dataclass
@@ -81,6 +84,8 @@ def measure(
         a, b = operands(shape.batch, shape.m, shape.k, shape.n, one.types or types)
         reason = one.available()
         try:
+            if not reason and one in peers:
+                reason = _too_slow(one, a, b, threads)
             call = None if reason else one.prepare(a, b, threads)
             if call is None:
                 absent[one.name] = reason or "does not take this shape"
@@ -104,6 +109,21 @@ def measure(
         shape.name, shape.group, shape.batch, shape.m, shape.k, shape.n, types, threads, kernel, size,
         *roofs.medians(), samples, wrong, absent,
     )  # fmt: skip
+
+
+def _too_slow(peer: Contender, a: np.ndarray, b: np.ndarray, threads: int) -> str:
+    """"", or why a large product is not waited for: judged by 64 of its rows."""
+    rows = 64
+    if a.ndim > 2 or len(a) <= rows or 2 * a.size * b.shape[-1] < 1 << 30:
+        return ""
+    call = peer.prepare(a[:rows], b, threads)
+    if call is None:
+        return ""
+    call()
+    start = time.perf_counter()
+    call()
+    seconds = (time.perf_counter() - start) * len(a) / rows
+    return f"{TOO_SLOW}: about {seconds:.0f} s a call" if seconds > PATIENCE_SECONDS else ""
 
 
 def _kernel(a: np.ndarray, b: np.ndarray) -> str:

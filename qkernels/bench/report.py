@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qkernels.bench import timing
-from qkernels.bench.measure import Result, as_data, geometric_mean
+from qkernels.bench.measure import TOO_SLOW, Result, as_data, geometric_mean
 
 FORMAT = 1
 
@@ -99,7 +99,7 @@ def table(results: list[Result]) -> str:
 
 def _peer_cell(result: Result, name: str) -> str:
     if name in result.absent:
-        return f"{'no':>15}"
+        return f"{TOO_SLOW if result.absent[name].startswith(TOO_SLOW) else 'no':>15}"
     wrong = result.wrong.get(name, math.nan)
     if wrong != 0:
         return f"{'WRONG ' + (f'{wrong:.0%}' if wrong >= 0.005 else f'{wrong:.1e}'):>15}"
@@ -122,7 +122,8 @@ def peers_table(report: Report) -> str:
         lines.append(f"{result.name:18} {number(result.us('packed'))}{cells}{number(ratios[-1], 13)}")
     lines.append(f"{'geometric mean':28}{'':{15 * len(names)}}{number(geometric_mean(ratios), 13)}")
     lines.append("WRONG: the share of wrong elements; such a peer is never the best one.")
-    lines += [f"{name}: {why}" for name, why in {n: w for r in results for n, w in r.absent.items() if n in names}.items()]
+    reasons = {(n, why): None for one in results for n, why in one.absent.items() if n in names and TOO_SLOW not in why}
+    lines += [f"no {name}: {why}" for name, why in reasons]
     return "\n".join(lines)
 
 
