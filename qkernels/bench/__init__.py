@@ -1,1 +1,1 @@
-"""Measuring: this machine's limits, the shapes, and who else computes them. `python -m qkernels bench`; docs/performance.md."""
+"""Measuring: this machine's limits, our kernels, other libraries. `python -m qkernels bench`, docs/performance.md."""

@@ -27,11 +27,22 @@ from qkernels.config import _cpu_name
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--filter", default="", metavar="WORDS", help="names or groups, wildcards, sizes of your own: decode,512x512x512,7x100x33")
+    add(
+        "--filter",
+        default="",
+        metavar="WORDS",
+        help="names, groups, wildcards, sizes of your own: decode,512x*,7x100x33",
+    )
     add("--quick", action="store_true", help="a few shapes, few rounds")
     add("--threads", type=_positive, default=1, metavar="N", help="of everybody (default 1)")
     add("--types", choices=("s8s8", "u8s8"), default="s8s8", help="of our operands (default s8s8)")
-    add("--peers", nargs="?", const="all", metavar="NAMES", help="other libraries too, those named or all that are installed")
+    add(
+        "--peers",
+        nargs="?",
+        const="all",
+        metavar="NAMES",
+        help="other libraries too: those named, or all",
+    )
     add("--json", metavar="FILE", help="write the run, samples included")
     add("--load", metavar="FILE", help="measure nothing, show a run that --json wrote")
     add("--compare", metavar="OLD", help="this run against one that --json wrote")
@@ -95,7 +106,9 @@ def _measure(
     for shape in chosen:
         progress.step(shape.name)
         results.append(
-            measure(shape, types=options.types, threads=options.threads, peers=contenders, rounds=rounds, seconds=seconds)
+            measure(
+                shape, types=options.types, threads=options.threads, peers=contenders, rounds=rounds, seconds=seconds
+            )
         )
     progress.end()
     return report.Report(_machine(options, contenders, arguments), peaks, reads, results)

@@ -22,7 +22,7 @@ class Contender(Protocol):
     types: str  # of a and b: "s8s8", "u8s8"; "" takes those of the run; "f32" the same values as float32
 
     def available(self) -> str:
-        """"" where it can run in this interpreter, else the reason why not."""
+        """The reason why it cannot run in this interpreter; empty where it can."""
 
     def prepare(self, a: np.ndarray, b: np.ndarray, threads: int) -> Call | None:
         """The call to time, whose result `np.asarray` understands; None: it does not take these shapes."""
@@ -83,13 +83,15 @@ CHECKED_PRODUCTS = 1 << 28  # multiplications that a check may cost
 
 
 def share_wrong(result: Any, a: np.ndarray, b: np.ndarray) -> float:
-    """The share of wrong elements in result = a · b, by float64 sums, which are exact here; on evenly spaced rows, where
-    all of them would take long. NaN where the shape is wrong. Float operands are not judged: 0."""
+    """The share of wrong elements in result = a · b, by float64 sums, which are exact here.
+
+    On evenly spaced rows, where all of them would take long. 1 where the shape is wrong; 0 for floats, not judged.
+    """
     if a.dtype.kind == "f":
         return 0.0
     result = np.asarray(result)
     if result.shape != (*a.shape[:-1], b.shape[-1]):
-        return float("nan")
+        return 1.0
     m, row = a.shape[-2], a.size // a.shape[-2] * b.shape[-1]
     rows = np.unique(np.linspace(0, m - 1, min(m, max(8, CHECKED_PRODUCTS // row))).astype(int))
     exact = np.matmul(a[..., rows, :].astype(np.float64), b.astype(np.float64))

@@ -1,8 +1,8 @@
 """What this machine can do at best: operations a second from registers, bytes a second from each level of memory.
 
-The roof of a product is the larger of two times: its operations at the register peak of the instruction set that ran it,
-and its bytes (a, packed b, output) at the read bandwidth measured for that many bytes. Both are sampled between the
-rounds of a measurement, because a shared machine is another machine a second later.
+The roof of a product is the larger of two times: its operations at the register peak of the instruction set that ran
+it, and its bytes (a, packed b, output) at the read bandwidth measured for that many bytes. Both are sampled between
+the rounds of a measurement, because a shared machine is another machine a second later.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _peak_rounds(row: int) -> int:
 
 
 def peak_gops(isa: str, threads: int = 1) -> float:
-    """One sample of an instruction set's multiply-and-add from registers, GOPS over all threads. NaN if it does not run."""
+    """One sample of an instruction set's multiply-and-add from registers, GOPS over all threads. NaN: does not run."""
     row = isas().get(isa)
     if row is None:
         return float("nan")

@@ -49,9 +49,12 @@ class Result:
     def operations(self) -> int:
         return 2 * self.batch * self.m * self.k * self.n
 
+    def gops_of(self, name: str) -> float:
+        return self.operations / self.us(name) / 1e3
+
     @property
     def gops(self) -> float:
-        return self.operations / self.us("packed") / 1e3
+        return self.gops_of("packed")
 
     @property
     def roof(self) -> limits.Roof:
@@ -67,7 +70,7 @@ class Result:
         return [name for name in (*self.samples, *self.absent) if name not in ours]
 
     def best_peer(self) -> str:
-        """The fastest whose numbers are right; "" without one."""
+        """The fastest whose numbers are right; empty without one."""
         right = [name for name in self.peers() if name in self.samples and self.wrong.get(name) == 0]
         return min(right, key=self.us, default="")
 
@@ -99,7 +102,9 @@ def measure(
         if one in OURS:
             kernel = kernel or _kernel(a, b)
             if wrong[one.name]:
-                raise RuntimeError(f"bench: {shape.name}: {wrong[one.name]:.2%} of our own elements are wrong ({kernel})")
+                raise RuntimeError(
+                    f"bench: {shape.name}: {wrong[one.name]:.2%} of our own elements are wrong ({kernel})"
+                )
         calls[one.name] = call
     size, roofs = _bytes(shape), _Roofs(shape, kernel, threads)
     samples = timing.interleave(
@@ -112,7 +117,7 @@ def measure(
 
 
 def _too_slow(peer: Contender, a: np.ndarray, b: np.ndarray, threads: int) -> str:
-    """"", or why a large product is not waited for: judged by 64 of its rows."""
+    """Why a large product is not waited for, judged by 64 of its rows; empty where it is."""
     rows = 64
     if a.ndim > 2 or len(a) <= rows or 2 * a.size * b.shape[-1] < 1 << 30:
         return ""

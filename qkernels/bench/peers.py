@@ -1,4 +1,4 @@
-"""Other libraries that multiply int8 matrices, each through its fastest way in. Nothing here is imported unless asked for.
+"""Other libraries that multiply int8 matrices, each through its fastest way in; imported when they are asked for.
 
 To add one: a class with `name`, `types`, `available()`, `prepare(a, b, threads)` (contender.py), and a line in PEERS.
 Its result is checked before it is timed; one that computes wrong numbers is shown, and is not the best peer.
@@ -132,7 +132,7 @@ PEERS: tuple[Contender, ...] = (OnnxRuntimeU8(), OnnxRuntimeS8(), TorchIntMm(), 
 
 
 def chosen(names: str) -> list[Contender]:
-    """"all", or names between commas; a word finds every peer that it begins. Raises ValueError where it finds none."""
+    """The peers that each word between commas begins, or "all". Raises ValueError for a word that begins none."""
     if names == "all":
         return list(PEERS)
     found = []

@@ -58,21 +58,26 @@ def _size(bytes_: float) -> str:
 
 def limits_text(report: Report) -> str:
     machine = report.machine
-    lines = [
-        f"{machine['cpu']}, {machine['threads']} thread(s), qkernels {machine['qkernels']}, numpy {machine['numpy']}, {machine['date']}",
-        "from registers  " + "  ".join(f"{isa} {number(gops, 0)} GOPS" for isa, gops in report.peaks.items()),
-        "reading         " + "  ".join(f"{_size(n)} {number(rate, 0)} GB/s" for n, rate in report.reads.items()),
-    ]
-    return "\n".join(lines)
+    versions = f"qkernels {machine['qkernels']}, numpy {machine['numpy']}, {machine['date']}"
+    peaks = [f"{isa} {number(gops, 0)} GOPS" for isa, gops in report.peaks.items()]
+    reads = [f"{_size(size)} {number(rate, 0)} GB/s" for size, rate in report.reads.items()]
+    return "\n".join(
+        [
+            f"{machine['cpu']}, {machine['threads']} thread(s), {versions}",
+            "from registers  " + "  ".join(peaks),
+            "reading         " + "  ".join(reads),
+        ]
+    )
 
 
 HEADER = (
-    f"{'':18} {'kernel for':15} {'packed':>9} {'':>4} {'':>7} {'of roof':>8} {'plain':>9} {'NumPy f32':>9} {'ratio':>6}\n"
-    f"{'M x K x N':18} {'':15} {'us':>9} {'±%':>4} {'GOPS':>7} {'%':>6}   {'us':>9} {'us':>9} {'to f32':>6}"
+    f"{'':18} {'kernel for':14} {'packed':>9} {'':4} {'':7} {'of roof':>8} {'plain':>9} {'NumPy f32':>9} {'to':>6}\n"
+    f"{'M x K x N':18} {'':14} {'us':>9} {'±%':>4} {'GOPS':>7} {'%':>6}   {'us':>9} {'us':>9} {'f32':>6}"
 )
 NOTES = (
-    "packed: weights packed before, output given. ±%: half of the middle half of the samples. roof: the larger of\n"
-    "operations / register peak (c) and bytes / read bandwidth (m), sampled between the rounds. us: medians."
+    "us: medians. packed: weights packed before, output given. ±%: half of the middle half of its samples.\n"
+    "roof: the larger of operations / register peak (c) and bytes / read bandwidth (m), sampled between\n"
+    "the rounds. to f32: how many times as fast as NumPy's float32 product."
 )
 
 
@@ -86,15 +91,16 @@ def line(result: Result) -> str:
     ratio = result.us("numpy_f32") / result.us("packed")
     noise = timing.spread(result.samples["packed"]) * 100
     return (
-        f"{result.name:18} {_isa(result.kernel):15} {number(result.us('packed'))} {noise:4.0f} {number(result.gops, 7)} "
-        f"{of_roof} {result.roof.bound[0]} {number(result.us('plain'))} {number(result.us('numpy_f32'))} {ratio:6.2f}"
+        f"{result.name:18} {_isa(result.kernel):14} {number(result.us('packed'))} {noise:4.0f} "
+        f"{number(result.gops, 7)} {of_roof} {result.roof.bound[0]} {number(result.us('plain'))} "
+        f"{number(result.us('numpy_f32'))} {ratio:6.2f}"
     )
 
 
 def table(results: list[Result]) -> str:
     lines = [HEADER, *(line(result) for result in results)]
     mean = geometric_mean([one.us("numpy_f32") / one.us("packed") for one in results])
-    return "\n".join([*lines, f"{'geometric mean':88} {mean:6.2f}", NOTES])
+    return "\n".join([*lines, f"{'geometric mean':87} {mean:6.2f}", NOTES])
 
 
 def _peer_cell(result: Result, name: str) -> str:
@@ -107,13 +113,15 @@ def _peer_cell(result: Result, name: str) -> str:
 
 
 def peers_table(report: Report) -> str:
-    """µs of everybody, and how many times as fast as the best right peer we are. "" without peers."""
+    """µs of everybody, and how many times as fast as the best right peer we are. Empty without peers."""
     results = [result for result in report.results if result.peers()]
     names = list(dict.fromkeys(name for result in results for name in result.peers()))
     if not names:
         return ""
     lines = ["", f"{'us':18} {'packed':>9}" + "".join(f"{name:>15}" for name in names) + f"{'best peer /':>13}"]
-    lines[-1] += f"\n{'':18} {'':>9}" + "".join(f"{report.machine.get(name, ''):>15}" for name in names) + f"{'packed':>13}"
+    lines[-1] += (
+        f"\n{'':18} {'':>9}" + "".join(f"{report.machine.get(name, ''):>15}" for name in names) + f"{'packed':>13}"
+    )
     ratios = []
     for result in results:
         best = result.best_peer()

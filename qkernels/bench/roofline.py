@@ -1,4 +1,4 @@
-"""Measured points under measured roofs: GOPS against operations a byte, logarithmic both ways. Needs matplotlib (extra "bench")."""
+"""Measured points under measured roofs: GOPS against operations a byte. Needs matplotlib (extra "bench")."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from qkernels.bench.report import Report
 
 
 def missing() -> str:
-    """What keeps a drawing from being made here, or ""."""
+    """What keeps a drawing from being made here; empty: nothing."""
     if importlib.util.find_spec("matplotlib") is None:
         return "bench: --roofline needs matplotlib: pip install 'qkernels[bench]'"
     return ""
@@ -39,14 +39,22 @@ def draw(report: Report, path: str | os.PathLike) -> None:
         axes.annotate(f"{isa}, registers", (span[-1], gops), color="tab:blue", fontsize=7, ha="right", va="bottom")
     axes.plot(density, [one.gops for one in report.results], "o", color="tab:red", label="qkernels, packed")
     axes.plot(
-        density, [one.operations / one.us("numpy_f32") / 1e3 for one in report.results], "x", color="0.5", label="NumPy float32"
+        density,
+        [one.operations / one.us("numpy_f32") / 1e3 for one in report.results],
+        "x",
+        color="0.5",
+        label="NumPy float32",
     )
     peers = [(one, one.best_peer()) for one in report.results if one.best_peer()]
     if peers:
-        x, y = zip(*((one.operations / one.bytes, one.operations / one.us(peer) / 1e3) for one, peer in peers), strict=True)
+        x, y = zip(
+            *((one.operations / one.bytes, one.operations / one.us(peer) / 1e3) for one, peer in peers), strict=True
+        )
         axes.plot(x, y, "^", color="tab:green", label="best peer with right results")
     for one, x in zip(report.results, density, strict=True):
         axes.annotate(one.name, (x, one.gops), fontsize=6, xytext=(4, -7), textcoords="offset points")
-    axes.set_title(f"{report.machine['cpu']}, {report.machine['threads']} thread(s), {report.machine['date']}", fontsize=9)
+    axes.set_title(
+        f"{report.machine['cpu']}, {report.machine['threads']} thread(s), {report.machine['date']}", fontsize=9
+    )
     axes.legend(loc="lower right", fontsize=8)
     figure.savefig(path, dpi=130)

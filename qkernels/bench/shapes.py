@@ -32,7 +32,8 @@ class Gemm(NamedTuple):
 
 
 def _group(name: str, *sizes: tuple[int, ...]) -> tuple[Gemm, ...]:
-    return tuple(Gemm(*size[-3:], batch=size[0] if len(size) == 4 else 1, group=name) for size in sizes)
+    full = [(1, *size) if len(size) == 3 else size for size in sizes]
+    return tuple(Gemm(m, k, n, batch, name) for batch, m, k, n in full)
 
 
 INT8_GEMM: tuple[Gemm, ...] = (
@@ -110,6 +111,8 @@ def select(filters: str = "", quick: bool = False) -> list[Gemm]:
             found = list(_group("asked", tuple(map(int, word.split("x")))))
         if not found:
             groups = ", ".join(dict.fromkeys(s.group for s in INT8_GEMM))
-            raise ValueError(f"bench: no shape matches {word!r}; wanted a group ({groups}), a name, or sizes such as 7x100x33")
+            raise ValueError(
+                f"bench: no shape matches {word!r}; wanted a group ({groups}), a name, or sizes such as 7x100x33"
+            )
         chosen += [shape for shape in found if shape not in chosen]
     return chosen

@@ -1,9 +1,9 @@
 """A multilayer perceptron, trained in float by scikit-learn, and the same network in 8-bit integers.
 
-Quantization from first principles, spelled out: value = scale · (code − zero_point). A layer y = relu(x · w + bias) becomes
+Quantization from first principles, spelled out: value = scale · (code − zero_point). A layer relu(x · w + bias) becomes
 
-    acc = Σ_k (x − x_zero) · w + bias          integers, exact, by qkernels.matmul                          arithmetic.md A2
-    y   = clamp(round(acc · m)) + y_zero       m = x_scale · w_scale / y_scale, rounded half to even        arithmetic.md A4, A5
+    acc = Σ_k (x − x_zero) · w + bias          integers, exact, by qkernels.matmul                    arithmetic.md A2
+    y   = clamp(round(acc · m)) + y_zero       m = x_scale · w_scale / y_scale, half to even          arithmetic.md A5
 
 Weights have a scale for each output, activations one for each layer, found on the training images (calibration).
 """

@@ -30,7 +30,8 @@ def _interleaved(calls: list[Callable[[], object]], rounds: int, seconds: float)
     """[ms of each call] by round: everybody once a round, so that a busy machine is busy for all."""
     for call in calls:
         call()
-    start, samples = time.perf_counter(), []
+    samples: list[list[float]] = []
+    start = time.perf_counter()
     while len(samples) < rounds and (len(samples) < 2 or time.perf_counter() - start < seconds):
         times = []
         for call in calls:
