@@ -8,6 +8,7 @@
 #include "cpu/features.h"
 #include "cpu/pack.h"
 #include "cpu/plan.h"
+#include "cpu/read.h"
 #include "cpu/threads.h"
 #include "fast_call.h"
 #include "views.h"
@@ -117,6 +118,13 @@ double peak(int index, idx rounds) {
   return row.peak(rounds);
 }
 
+uint64_t read_memory(const py::array& data, idx rounds) {
+  const View v = view_of(data.ptr());
+  require(v.dims == 1 && is_byte(v, false) && v.strides[0] == 1, "read_memory: data must be adjacent uint8");
+  py::gil_scoped_release free_others;
+  return read_bytes(v.data, v.shape[0], rounds);
+}
+
 }  // namespace
 }  // namespace qk
 
@@ -131,6 +139,7 @@ QK_PYBIND11_MODULE(QK_MODULE, m) {
   m.def("packed", &packed, py::arg("data"), py::arg("sums"), py::arg("k"), py::arg("n"), py::arg("is_signed"),
         "A handle to packed weights; the caller keeps both buffers alive.");
   m.def("peak", &peak, py::arg("row"), py::arg("rounds"), "Multiply from registers only; operations done.");
+  m.def("read_memory", &read_memory, py::arg("data"), py::arg("rounds"), "Read all bytes, in order, so many times; a sum of them.");
   m.def("get_num_threads", &num_threads);
   m.def("set_num_threads", &set_num_threads, py::arg("n"), "0: as many as this process may use.");
   m.def("available_cpus", &available_cpus, "By affinity mask and cgroup quota.");

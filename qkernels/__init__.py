@@ -13,7 +13,7 @@ from qkernels.kernel import Kernel, NoKernelError
 from qkernels.ops.matmul import matmul
 from qkernels.ops.pack import pack
 from qkernels.patch import patch_numpy
-from qkernels.threads import get_num_threads, set_num_threads
+from qkernels.threads import get_num_threads, register_threadpoolctl, set_num_threads
 from qkernels.weight import PackedMatrix
 
 __version__ = "0.1.0"
@@ -28,6 +28,7 @@ __all__ = [
     "matmul",
     "pack",
     "patch_numpy",
+    "register_threadpoolctl",
     "set_num_threads",
     "show_config",
     "use",

@@ -26,8 +26,9 @@ def pack_n16k4(b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def unpack_n16k4(data: np.ndarray, k: int, n: int, dtype: np.dtype) -> np.ndarray:
     """The inverse of `pack_n16k4`: the plain (k, n) integers."""
-    panels = data.view(dtype).reshape(-1, padded(k, K_PAD) // K_GROUP, N_PANEL, K_GROUP)
-    return np.ascontiguousarray(panels.transpose(1, 3, 0, 2).reshape(padded(k, K_PAD), -1)[:k, :n])
+    k_whole, n_whole = padded(k, K_PAD), padded(n, N_PANEL)
+    panels = data.view(dtype).reshape(n_whole // N_PANEL, k_whole // K_GROUP, N_PANEL, K_GROUP)
+    return np.ascontiguousarray(panels.transpose(1, 3, 0, 2).reshape(k_whole, n_whole)[:k, :n])
 
 
 class PackedMatrix:

@@ -100,6 +100,8 @@ def _check(a: Any, b: Any, out: Any, dtype: Any, a_zero: Any, b_zero: Any, overf
     if not (_is_ours(a) and (packed or _is_ours(b)) and wanted.kind in "iu"):
         _refuse_zeros(a, b, a_zero, b_zero)
         return None
+    if isinstance(out, tuple) and len(out) == 1:  # as ufuncs take it
+        out = out[0]
     x = as_array(a, "matmul", "a")
     y = b if packed else as_array(b, "matmul", "b")
     shape, visible = _shapes(x, y)
@@ -167,8 +169,6 @@ def _shapes(a: np.ndarray, b: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def _check_out(out: Any, visible: tuple[int, ...], wanted: np.dtype) -> np.ndarray | None:
-    if isinstance(out, tuple) and len(out) == 1:  # as ufuncs take it
-        out = out[0]
     if out is None:
         return None
     if not isinstance(out, np.ndarray) and not is_torch(out):
