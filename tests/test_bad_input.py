@@ -16,41 +16,133 @@ READ_ONLY.flags.writeable = False
 
 CASES = {
     "k differs": (lambda out: qk.matmul(A, B[:5], out=out), ValueError, ["matmul", "a has k=8", "b has k=5"]),
-    "packed for another k": (lambda out: qk.matmul(A, qk.pack(B[:5]), out=out), ValueError, ["matmul", "k=8", "was packed for k=5"]),
-    "batches differ": (lambda out: qk.matmul(np.ones((2, 3, 8), np.int8), np.ones((3, 8, 4), np.int8)), ValueError, ["(2, 3, 8)", "(3, 8, 4)", "do not broadcast"]),
+    "packed for another k": (
+        lambda out: qk.matmul(A, qk.pack(B[:5]), out=out),
+        ValueError,
+        ["matmul", "k=8", "was packed for k=5"],
+    ),
+    "batches differ": (
+        lambda out: qk.matmul(np.ones((2, 3, 8), np.int8), np.ones((3, 8, 4), np.int8)),
+        ValueError,
+        ["(2, 3, 8)", "(3, 8, 4)", "do not broadcast"],
+    ),
     "a scalar": (lambda out: qk.matmul(np.array(3, np.int8), B), ValueError, ["matmul", "scalar"]),
-    "out: shape": (lambda out: qk.matmul(A, B, out=np.zeros((4, 3), np.int32)), ValueError, ["matmul: out has shape (4, 3)", "(3, 4)"]),
-    "out: int8": (lambda out: qk.matmul(A, B, out=np.zeros((3, 4), np.int8)), TypeError, ["matmul: out has dtype int8", "int32"]),
-    "out: float32 does not hold int32": (lambda out: qk.matmul(A, B, out=np.zeros((3, 4), np.float32)), TypeError, ["out has dtype float32", "int32"]),
-    "out: int32 for an int64 result": (lambda out: qk.matmul(A, B, out=out, dtype="int64"), TypeError, ["out has dtype int32", "int64"]),
+    "out: shape": (
+        lambda out: qk.matmul(A, B, out=np.zeros((4, 3), np.int32)),
+        ValueError,
+        ["matmul: out has shape (4, 3)", "(3, 4)"],
+    ),
+    "out: int8": (
+        lambda out: qk.matmul(A, B, out=np.zeros((3, 4), np.int8)),
+        TypeError,
+        ["matmul: out has dtype int8", "int32"],
+    ),
+    "out: float32 does not hold int32": (
+        lambda out: qk.matmul(A, B, out=np.zeros((3, 4), np.float32)),
+        TypeError,
+        ["out has dtype float32", "int32"],
+    ),
+    "out: int32 for an int64 result": (
+        lambda out: qk.matmul(A, B, out=out, dtype="int64"),
+        TypeError,
+        ["out has dtype int32", "int64"],
+    ),
     "out: a list": (lambda out: qk.matmul(A, B, out=[[0] * 4] * 3), TypeError, ["matmul: out is list", "array"]),
     "out: read-only": (lambda out: qk.matmul(A, B, out=READ_ONLY), ValueError, ["matmul: out is read-only"]),
-    "a_zero_point: too large": (lambda out: qk.matmul(A, B, out=out, a_zero_point=128), ValueError, ["a_zero_point=128", "int8", "-128", "127"]),
-    "a_zero_point: negative of uint8": (lambda out: qk.matmul(A.view(np.uint8), B, out=out, a_zero_point=-1), ValueError, ["a_zero_point=-1", "uint8"]),
-    "b_zero_point: one of many": (lambda out: qk.matmul(A, B, out=out, b_zero_point=[0, 0, -129, 0]), ValueError, ["b_zero_point=-129", "int8"]),
-    "a_zero_point: float": (lambda out: qk.matmul(A, B, out=out, a_zero_point=1.0), TypeError, ["a_zero_point has dtype float64", "integers"]),
-    "a_zero_point: bool": (lambda out: qk.matmul(A, B, out=out, a_zero_point=True), TypeError, ["a_zero_point has dtype bool", "integers"]),
-    "a_zero_point: shape": (lambda out: qk.matmul(A, B, out=out, a_zero_point=[1, 2]), ValueError, ["a_zero_point has shape (2,)", "(3,)"]),
-    "b_zero_point: shape": (lambda out: qk.matmul(A, B, out=out, b_zero_point=[1, 2, 3]), ValueError, ["b_zero_point has shape (3,)", "(4,)"]),
-    "b_zero_point: too many axes": (lambda out: qk.matmul(A, B, out=out, b_zero_point=np.zeros((1, 1, 4), int)), ValueError, ["b_zero_point has shape (1, 1, 4)"]),
-    "a_zero_point of a vector": (lambda out: qk.matmul(A[0], B, a_zero_point=[1]), ValueError, ["a_zero_point has shape (1,)", "scalar"]),
-    "zero point of floats": (lambda out: qk.matmul(A.astype(float), B, a_zero_point=1), TypeError, ["a_zero_point", "int8 or uint8"]),
-    "k beyond int32": (lambda out: qk.matmul(LONG, LONG.T), ValueError, ["matmul: k=140000", "131071", 'dtype="int64"', 'overflow="wrap"']),
-    "k beyond int32, uint8": (lambda out: qk.matmul(LONG.view(np.uint8), LONG.T.view(np.uint8)), ValueError, ["u8·u8", "33025"]),
+    "a_zero_point: too large": (
+        lambda out: qk.matmul(A, B, out=out, a_zero_point=128),
+        ValueError,
+        ["a_zero_point=128", "int8", "-128", "127"],
+    ),
+    "a_zero_point: negative of uint8": (
+        lambda out: qk.matmul(A.view(np.uint8), B, out=out, a_zero_point=-1),
+        ValueError,
+        ["a_zero_point=-1", "uint8"],
+    ),
+    "b_zero_point: one of many": (
+        lambda out: qk.matmul(A, B, out=out, b_zero_point=[0, 0, -129, 0]),
+        ValueError,
+        ["b_zero_point=-129", "int8"],
+    ),
+    "a_zero_point: float": (
+        lambda out: qk.matmul(A, B, out=out, a_zero_point=1.0),
+        TypeError,
+        ["a_zero_point has dtype float64", "integers"],
+    ),
+    "a_zero_point: bool": (
+        lambda out: qk.matmul(A, B, out=out, a_zero_point=True),
+        TypeError,
+        ["a_zero_point has dtype bool", "integers"],
+    ),
+    "a_zero_point: shape": (
+        lambda out: qk.matmul(A, B, out=out, a_zero_point=[1, 2]),
+        ValueError,
+        ["a_zero_point has shape (2,)", "(3,)"],
+    ),
+    "b_zero_point: shape": (
+        lambda out: qk.matmul(A, B, out=out, b_zero_point=[1, 2, 3]),
+        ValueError,
+        ["b_zero_point has shape (3,)", "(4,)"],
+    ),
+    "b_zero_point: too many axes": (
+        lambda out: qk.matmul(A, B, out=out, b_zero_point=np.zeros((1, 1, 4), int)),
+        ValueError,
+        ["b_zero_point has shape (1, 1, 4)"],
+    ),
+    "a_zero_point of a vector": (
+        lambda out: qk.matmul(A[0], B, a_zero_point=[1]),
+        ValueError,
+        ["a_zero_point has shape (1,)", "scalar"],
+    ),
+    "zero point of floats": (
+        lambda out: qk.matmul(A.astype(float), B, a_zero_point=1),
+        TypeError,
+        ["a_zero_point", "int8 or uint8"],
+    ),
+    "k beyond int32": (
+        lambda out: qk.matmul(LONG, LONG.T),
+        ValueError,
+        ["matmul: k=140000", "131071", 'dtype="int64"', 'overflow="wrap"'],
+    ),
+    "k beyond int32, uint8": (
+        lambda out: qk.matmul(LONG.view(np.uint8), LONG.T.view(np.uint8)),
+        ValueError,
+        ["u8·u8", "33025"],
+    ),
     "k beyond int32, mixed": (lambda out: qk.matmul(LONG.view(np.uint8), LONG.T), ValueError, ["u8·s8", "65793"]),
-    "overflow": (lambda out: qk.matmul(A, B, out=out, overflow="saturate"), ValueError, ["overflow='saturate'", '"error"', '"wrap"']),
+    "overflow": (
+        lambda out: qk.matmul(A, B, out=out, overflow="saturate"),
+        ValueError,
+        ["overflow='saturate'", '"error"', '"wrap"'],
+    ),
     "packed a": (lambda out: qk.matmul(qk.pack(B), B), TypeError, ["a is a PackedMatrix", "second operand"]),
-    "float a, packed b": (lambda out: qk.matmul(A.astype(np.float32), qk.pack(B)), TypeError, ["float32", "PackedMatrix of int8", "int8 or uint8"]),
-    "float result, packed b": (lambda out: qk.matmul(A, qk.pack(B), dtype=np.float32), TypeError, ["PackedMatrix of int8"]),
-    "pack: float": (lambda out: qk.pack(B.astype(np.float32)), TypeError, ["pack: b has dtype float32", "int8 or uint8"]),
+    "float a, packed b": (
+        lambda out: qk.matmul(A.astype(np.float32), qk.pack(B)),
+        TypeError,
+        ["float32", "PackedMatrix of int8", "int8 or uint8"],
+    ),
+    "float result, packed b": (
+        lambda out: qk.matmul(A, qk.pack(B), dtype=np.float32),
+        TypeError,
+        ["PackedMatrix of int8"],
+    ),
+    "pack: float": (
+        lambda out: qk.pack(B.astype(np.float32)),
+        TypeError,
+        ["pack: b has dtype float32", "int8 or uint8"],
+    ),
     "pack: int32": (lambda out: qk.pack(B.astype(np.int32)), TypeError, ["pack: b has dtype int32", "int8 or uint8"]),
     "pack: a vector": (lambda out: qk.pack(B[0]), ValueError, ["pack: b has shape (4,)", "(k, n)"]),
     "pack: a batch": (lambda out: qk.pack(B[None]), ValueError, ["pack: b has shape (1, 8, 4)", "(k, n)"]),
     "use: not a string": (lambda out: qk.use(3).__enter__(), TypeError, ["use: pattern", "int"]),
-    "explain: not an operation": (lambda out: qk.explain(np.matmul, A, B), TypeError, ["explain: fn", "qkernels.matmul"]),
+    "explain: not an operation": (
+        lambda out: qk.explain(np.matmul, A, B),
+        TypeError,
+        ["explain: fn", "qkernels.matmul"],
+    ),
     "threads: 0": (lambda out: qk.set_num_threads(0), ValueError, ["set_num_threads: n=0", "1"]),
     "threads: float": (lambda out: qk.set_num_threads(2.0), TypeError, ["set_num_threads", "float"]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CASES)

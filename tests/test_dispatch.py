@@ -22,7 +22,9 @@ ALDER_LAKE = Hardware(frozenset(["portable", "x86_avx2", "x86_avxvnni"]))
 SKYLAKE_X = Hardware(frozenset(["portable", "x86_avx2", "x86_avx512bw"]))
 ZEN_3 = Hardware(frozenset(["portable", "x86_avx2"]))
 BARE = Hardware(frozenset(["portable"]))
-needs_x86 = pytest.mark.skipif(len({row["isa"] for row in native.ROWS}) < 6, reason="this build has not every x86 kernel")
+needs_x86 = pytest.mark.skipif(
+    len({row["isa"] for row in native.ROWS}) < 6, reason="this build has not every x86 kernel"
+)
 
 
 def gemm(m: int, n: int, k: int, types: str = "s8s8s32", layout: str = "n16k4") -> Problem:

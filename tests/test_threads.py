@@ -114,7 +114,8 @@ def test_fork_while_others_compute() -> None:
 
 def test_the_gil_is_free_during_a_product() -> None:
     """Another thread makes progress while a product of many milliseconds runs; with the GIL held it could not."""
-    a = np.ones((1500, 1500), np.int8)
+    a, out = np.ones((1500, 1500), np.int8), np.empty((1500, 1500), np.int32)
+    row = next(i for i, row in enumerate(native.ROWS) if row["runs_here"] and row["types"] == "s8s8s32")
     qk.matmul(a, a)
     counts = {"now": 0}
     running = threading.Event()
@@ -130,7 +131,7 @@ def test_the_gil_is_free_during_a_product() -> None:
         progress = []
         for _ in range(3):
             before = counts["now"]
-            native._native.gemm(next(i for i, r in enumerate(native.ROWS) if r["runs_here"] and r["types"] == "s8s8s32"), a, a, np.empty((1500, 1500), np.int32))
+            native._native.gemm(row, a, a, out)
             progress.append(counts["now"] - before)
     finally:
         running.clear()

@@ -1,4 +1,4 @@
-"""The compiled kernels: each row of `_native` becomes a Kernel. Without the module there are none, and `MISSING` says why."""
+"""The compiled kernels: each row of `_native` becomes a Kernel. Without the module, none; `MISSING` says why."""
 
 from __future__ import annotations
 
@@ -55,7 +55,14 @@ def handle(packed: PackedMatrix) -> object:
 
 
 def _run(
-    module: Any, threads: int, index: int, a: np.ndarray, b: Any, out: np.ndarray, a_zero: Any = None, b_zero: Any = None
+    module: Any,
+    threads: int,
+    index: int,
+    a: np.ndarray,
+    b: Any,
+    out: np.ndarray,
+    a_zero: Any = None,
+    b_zero: Any = None,
 ) -> None:
     weights = handle(b) if isinstance(b, PackedMatrix) else b
     if (out.strides[-1] == 4 or out.shape[-1] == 1) and out.strides[-2] % 4 == 0 and out.flags.aligned:
