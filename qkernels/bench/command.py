@@ -97,6 +97,7 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
 def _measure(
     options: argparse.Namespace, chosen: list[shapes.Gemm], contenders: list[Contender], arguments: Sequence[str]
 ) -> report.Report:
+    load = _load()
     progress = Progress(len(chosen) + 1)
     qk.set_num_threads(options.threads)
     progress.step("limits of this machine")
@@ -111,7 +112,13 @@ def _measure(
             )
         )
     progress.end()
-    return report.Report(_machine(options, contenders, arguments), peaks, reads, results)
+    machine = _machine(options, contenders, arguments) | {"load_before": load, "load_after": _load()}
+    return report.Report(machine, peaks, reads, results)
+
+
+def _load() -> float:
+    """Processes that wanted a CPU during the last minute. 0 where the system does not say."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else 0.0
 
 
 def _machine(options: argparse.Namespace, contenders: list[Contender], arguments: Sequence[str]) -> dict[str, Any]:
@@ -122,6 +129,7 @@ def _machine(options: argparse.Namespace, contenders: list[Contender], arguments
         "python": platform.python_version(),
         "numpy": np.__version__,
         "qkernels": qk.__version__,
+        "cpus": os.cpu_count() or 1,
         "threads": options.threads,
         "date": datetime.date.today().isoformat(),
         "command": " ".join(["python -m qkernels bench", *arguments]),

@@ -67,18 +67,18 @@ class Result:
 
     def peers(self) -> list[str]:
         ours = {one.name for one in (*OURS, *NUMPY)}
-        return [name for name in (*self.samples, *self.absent) if name not in ours]
+        return [name for name in (*self.wrong, *self.absent) if name not in ours]
 
     def best_peer(self) -> str:
         """The fastest whose numbers are right; empty without one."""
-        right = [name for name in self.peers() if name in self.samples and self.wrong.get(name) == 0]
+        right = [name for name in self.peers() if name in self.samples]
         return min(right, key=self.us, default="")
 
 
 def measure(
     shape: Gemm, *, types: str, threads: int, peers: Sequence[Contender] = (), rounds: int = 9, seconds: float = 4.0
 ) -> Result:
-    """Time `shape` on every contender that is there. Raises RuntimeError if our own result is wrong."""
+    """Time `shape` on every contender that is there and right. Raises RuntimeError if our own result is wrong."""
     calls: dict[str, Call] = {}
     wrong: dict[str, float] = {}
     absent: dict[str, str] = {}
@@ -105,7 +105,8 @@ def measure(
                 raise RuntimeError(
                     f"bench: {shape.name}: {wrong[one.name]:.2%} of our own elements are wrong ({kernel})"
                 )
-        calls[one.name] = call
+        if wrong[one.name] == 0:
+            calls[one.name] = call
     size, roofs = _bytes(shape), _Roofs(shape, kernel, threads)
     samples = timing.interleave(
         calls, rounds=rounds, seconds=seconds, idle=IDLE_SECONDS if peers or threads > 1 else 0.0, between=roofs.sample

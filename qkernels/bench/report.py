@@ -61,13 +61,15 @@ def limits_text(report: Report) -> str:
     versions = f"qkernels {machine['qkernels']}, numpy {machine['numpy']}, {machine['date']}"
     peaks = [f"{isa} {number(gops, 0)} GOPS" for isa, gops in report.peaks.items()]
     reads = [f"{_size(size)} {number(rate, 0)} GB/s" for size, rate in report.reads.items()]
-    return "\n".join(
-        [
-            f"{machine['cpu']}, {machine['threads']} thread(s), {versions}",
-            "from registers  " + "  ".join(peaks),
-            "reading         " + "  ".join(reads),
-        ]
-    )
+    lines = [
+        f"{machine['cpu']}, {machine['threads']} thread(s), {versions}",
+        "from registers  " + "  ".join(peaks),
+        "reading         " + "  ".join(reads),
+    ]
+    others = max(machine.get("load_before", 0), machine.get("load_after", 0) - machine["threads"])
+    if others > 0.5 * machine.get("cpus", 1):
+        lines.append(f"Others kept this machine busy (load {others:.1f}): only ratios within a row hold.")
+    return "\n".join(lines)
 
 
 HEADER = (
@@ -75,7 +77,7 @@ HEADER = (
     f"{'M x K x N':18} {'':14} {'us':>9} {'±%':>4} {'GOPS':>7} {'%':>6}   {'us':>9} {'us':>9} {'f32':>6}"
 )
 NOTES = (
-    "us: medians. packed: weights packed before, output given. ±%: half of the middle half of its samples.\n"
+    "us: medians. packed: weights packed before, output given. ±%: half of the middle half of samples.\n"
     "roof: the larger of operations / register peak (c) and bytes / read bandwidth (m), sampled between\n"
     "the rounds. to f32: how many times as fast as NumPy's float32 product."
 )

@@ -12,6 +12,7 @@ import numpy as np
 
 SAMPLE_SECONDS = 4e-3  # of one contender in one round: as many calls as fit, at least one
 LONG_SECONDS = 2e-2  # a call of this length warms the caches by itself
+FEW, SLOW = 3, 20  # samples of a contender that takes so many times as long as the fastest
 
 
 def _seconds(call: Callable[[], Any], calls: int) -> float:
@@ -31,20 +32,23 @@ def interleave(
 ) -> dict[str, list[float]]:
     """µs of one call of each, one sample a round.
 
-    rounds   at most so many; once `seconds` are over, no more than three
+    rounds   at most so many; once `seconds` are over, no more than three. The very slow are sampled three times
     idle     s before each contender: OpenMP's workers spin for a while after a region, and steal the next one's core
     between  called after each round: samples the roofs
     """
     samples: dict[str, list[float]] = {name: [] for name in calls}
     first = {name: _first(call) for name, call in calls.items()}
+    fastest = min(first.values())
     repeat = {name: max(1, int(SAMPLE_SECONDS / max(took, 1e-9))) for name, took in first.items()}
     start, collecting = time.perf_counter(), gc.isenabled()
     gc.disable()
     try:
         for done in range(rounds):
-            if done >= 3 and time.perf_counter() - start > seconds:
+            if done >= FEW and time.perf_counter() - start > seconds:
                 break
             for name, call in calls.items():
+                if done >= FEW and first[name] > SLOW * fastest:
+                    continue
                 if idle:
                     time.sleep(idle)
                 if first[name] < LONG_SECONDS:
