@@ -171,5 +171,5 @@ def geometric_mean(values: Sequence[float]) -> float:
 
 def as_data(result: Result) -> dict[str, Any]:
     data = dict(vars(result))
-    data["samples"] = {name: [round(us, 4) for us in values] for name, values in result.samples.items()}
+    data["samples"] = {name: list(values) for name, values in result.samples.items()}
     return data
