@@ -18,7 +18,7 @@ except ImportError as error:
     _native = None  # type: ignore[assignment]
     MISSING = f"the native module was not built or does not load ({error}); NumPy and Numba kernels stand in"
 
-PACK_BYTES_US = 1e4  # plain weights packed in a microsecond: what an unpacked product pays on top
+PACK_BYTES_US = 2e4  # plain weights packed in a microsecond: what an unpacked product pays on top
 
 
 def _judge(row: dict[str, Any], problem: Problem, hardware: Hardware) -> float | str:
