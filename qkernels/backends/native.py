@@ -11,12 +11,12 @@ from qkernels.kernel import Hardware, Kernel, Problem
 from qkernels.weight import K_PAD, N_PANEL, PackedMatrix, padded
 
 try:
-    from qkernels import _native
+    import qkernels._native as _native
 
     MISSING = ""
 except ImportError as error:
     _native = None  # type: ignore[assignment]
-    MISSING = f"the native module was not built or does not load ({error}); NumPy and Numba kernels stand in"
+    MISSING = f"not built, or it does not load ({error}); NumPy and Numba kernels stand in"
 
 PACK_BYTES_US = 2e4  # plain weights packed in a microsecond: what an unpacked product pays on top
 
