@@ -10,6 +10,15 @@ namespace qk {
 namespace QK_ISA {
 namespace {
 
+#ifdef QK_EMULATE  // a plain loop: emulated registers are memory anyway, and compile in a fifth of the time
+
+template <int N, class Body>
+void unroll(const Body& body) {
+  for (int i = 0; i < N; ++i) body(i);
+}
+
+#else
+
 template <int I>
 struct Index {
   constexpr operator int() const { return I; }
@@ -22,6 +31,8 @@ QK_INLINE inline void unroll(const Body& body) {
     unroll<N, I + 1>(body);
   }
 }
+
+#endif
 
 }  // namespace
 }  // namespace QK_ISA
