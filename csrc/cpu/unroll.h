@@ -10,7 +10,8 @@ namespace qk {
 namespace QK_ISA {
 namespace {
 
-#ifdef QK_EMULATE  // a plain loop: emulated registers are memory anyway, and compile in a fifth of the time
+#if defined(QK_EMULATE) || \
+    defined(__SANITIZE_ADDRESS__)  // speed does not matter: a plain loop, a fifth of the compile time
 
 template <int N, class Body>
 void unroll(const Body& body) {
