@@ -10,6 +10,7 @@ array([[49152, 49152],
 from qkernels.config import show_config
 from qkernels.dispatch import explain, kernels, use
 from qkernels.kernel import Kernel, NoKernelError
+from qkernels.ops.calibrate import calibrate
 from qkernels.ops.dequantize import dequantize
 from qkernels.ops.dynamic_quantize import dynamic_quantize
 from qkernels.ops.matmul import matmul
@@ -30,6 +31,7 @@ __all__ = [
     "PackedMatrix",
     "QTensor",
     "QuantizationError",
+    "calibrate",
     "dequantize",
     "dynamic_quantize",
     "explain",

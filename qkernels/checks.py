@@ -24,7 +24,9 @@ def scale_values(scale: Any, grain: Grain, op: str, wanted: Any = None) -> tuple
         if plain.dtype.kind not in "iu":
             raise TypeError(f"{op}: scale has dtype {kind}, wanted one of {listed(FLOAT_TYPES)}")
         values = plain.astype(np.float32)
-    stored = known(wanted, SCALE_TYPES, op, "scale_dtype") if wanted is not None else kind if kind in SCALE_TYPES else "float32"
+    stored = kind if kind in SCALE_TYPES else "float32"
+    if wanted is not None:
+        stored = known(wanted, SCALE_TYPES, op, "scale_dtype")
     if stored != "float32":
         values = rounded_to(values, stored)
     good = np.isfinite(values) & (values > 0)
@@ -47,8 +49,8 @@ def zero_values(zero: Any, grain: Grain, dtype: str, op: str) -> np.ndarray | in
         return int(array.reshape(()))
     if array.shape != shape:
         raise ValueError(
-            f"{op}: zero_point has shape {array.shape}, wanted a scalar{f' or {shape}' if shape else ''} for {grain} and "
-            f"data of shape {grain.shape}{what_fits(grain, array.shape)}"
+            f"{op}: zero_point has shape {array.shape}, wanted a scalar{f' or {shape}' if shape else ''} for {grain} "
+            f"and data of shape {grain.shape}{what_fits(grain, array.shape)}"
         )
     return frozen(array.astype(container(dtype)))
 

@@ -36,15 +36,15 @@ def _groups_of(entry: slice, length: int, grain: Grain) -> slice:
     start, stop, step = entry.indices(length)
     if step != 1:
         raise ValueError(
-            f"QTensor: step {step} along axis {grain.group_axis} would cut groups of {size}; step 1 keeps them, any other "
-            "axis takes any step"
+            f"QTensor: step {step} along axis {grain.group_axis} would cut groups of {size}; step 1 keeps them, "
+            "any other axis takes any step"
         )
     if stop <= start:
         return slice(0, 0)
     if start % size or (stop % size and stop != length):
         raise ValueError(
-            f"QTensor: {start}:{stop} along axis {grain.group_axis} cuts a group of {size}: begin and end at multiples of "
-            f"{size} (or at the end, {length}); any other axis can be cut anywhere"
+            f"QTensor: {start}:{stop} along axis {grain.group_axis} cuts a group of {size}: begin and end at "
+            f"multiples of {size} (or at the end, {length}); any other axis can be cut anywhere"
         )
     return slice(start // size, -(-stop // size))
 

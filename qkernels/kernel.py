@@ -33,7 +33,8 @@ class Problem(NamedTuple):
 
 
 class Hardware(NamedTuple):
-    """What a machine can run: the ISA names of kernels (`x86_avx2`, …, and `numba` where it is installed) and the GPU's."""
+    """What a machine can run: the ISA names of kernels (`x86_avx2`, …, and `numba` where it is installed) and the
+    GPU's."""
 
     cpu: frozenset[str]
     gpu: str = ""
@@ -84,8 +85,8 @@ class Kernel:
         a_zero  None (zero) or int32 of out.shape[:-1]             b_zero  None or int32 of out.shape[:-2] + (n,)
                 (either may be a broadcast view, strides 0)
 
-    run, for the elementwise ops. Problem: m = rows, n = inner, k = 1, no layout. Types: those of x and out as they lie in
-    memory ("f32s8"): 4- and 2-bit codes live in s8 and u8, and `limits` = (lowest, highest) code tells them apart.
+    run, for the elementwise ops. Problem: m = rows, n = inner, k = 1, no layout. Types: those of x and out as they lie
+    in memory ("f32s8"): 4- and 2-bit codes live in s8 and u8, and `limits` = (lowest, highest) code tells them apart.
     Every array is C contiguous, (rows, inner) with rows, inner ≥ 1; out overlaps no input; all of it is written.
 
         op "quantize"          run(x, scales, limits, out)                                          f32 → codes     (A7)

@@ -1,4 +1,4 @@
-"""Which element has which scale: the algebra of axes and groups, in a user's terms (`Grain`) and in a kernel's (`blocks`)."""
+"""Which element has which scale: axes and groups in a user's terms (`Grain`) and in a kernel's (`blocks`)."""
 
 from __future__ import annotations
 
@@ -190,8 +190,8 @@ class Block(NamedTuple):
 
 
 def blocks(grain: Grain, arrays: Sequence[np.ndarray], values: Sequence[np.ndarray | None]) -> Iterator[Block]:
-    """C-contiguous arrays of the grain's shape, and values of its scale's shape, as kernels take them: nearly always one
-    block; more where kept axes alternate with others too often for one repeat and one group."""
+    """C-contiguous arrays of the grain's shape, and values of its scale's shape, as kernels take them: nearly always
+    one block; more where kept axes alternate with others too often for one repeat and one group."""
     dims = _merged(grain)
     lengths = [length for length, _ in dims]
     size = grain.group_size or 1

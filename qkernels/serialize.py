@@ -29,7 +29,7 @@ FORMAT = 1
 
 
 def to_arrays(state: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """(plain arrays by name, metadata text by name) of a state dict of QTensors and arrays (NumPy, or torch on the CPU).
+    """(plain arrays by name, metadata text by name) of a state dict of QTensors and arrays of NumPy or torch.
 
     Arrays that are no QTensors pass unchanged. Nothing is dequantized; memory is shared where it can be.
     Raises  ValueError where two entries would have one name · TypeError names that are no text.

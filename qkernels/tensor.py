@@ -22,21 +22,23 @@ class QTensor:
     """value = scale · (code − zero_point). Immutable.                                                arithmetic.md A9
 
     data        one code a value, an array of dtype's integers; 4- and 2-bit types live in int8 or uint8
-    scale       float32, float16 or bfloat16, finite and > 0 (float64 is rounded to float32); its shape is, for each axis
-                in order, the axis' length if it is in `axis`, ⌈length/group_size⌉ if it is group_axis, else left out
+    scale       float32, float16 or bfloat16, finite and > 0 (float64 is rounded to float32); its shape is, for each
+                axis in order, the axis' length if it is in `axis`, ⌈length/group_size⌉ if it is group_axis,
+                else left out
     zero_point  integers of dtype's range, scalar or of scale's shape
     dtype       "int8" "uint8" "int4" "uint4" "int2" "uint2" "int16" "uint16"; default: data's
     axis        the axis or axes that keep a scale of their own; None: one scale for all
     group_size, group_axis   scales also change every group_size along group_axis; the last group may be short
 
-    Weight (n, k), axis=0: scale (n,); with group_size=32: (n, ⌈k/32⌉). Matrix (k, n), axis=1, group_axis=0, groups of G:
-    (⌈k/G⌉, n). Experts (e, n, k), axis=(0, 1), groups of G: (e, n, ⌈k/G⌉).
+    Weight (n, k), axis=0: scale (n,); with group_size=32: (n, ⌈k/32⌉). Matrix (k, n), axis=1, group_axis=0, groups of
+    G: (⌈k/G⌉, n). Experts (e, n, k), axis=(0, 1), groups of G: (e, n, ⌈k/G⌉).
 
     The attribute `data` holds 4- and 2-bit codes packed along the last axis, low bits first, in uint8 (`from_packed`
     takes them so). Arrays of torch come back as tensors, copies, because tensors cannot be made read-only. Memory that
     can be written to is copied on the way in.
-    `q[…]` takes integers and slices; along group_axis a slice begins and ends between groups. `q.T`, `x @ q`, np.matmul,
-    np.dot and np.einsum work on the codes; any other function of NumPy sees the dequantized values, as np.asarray does.
+    `q[…]` takes integers and slices; along group_axis a slice begins and ends between groups. `q.T`, `x @ q`,
+    np.matmul, np.dot and np.einsum work on the codes; any other function of NumPy sees the dequantized values, as
+    np.asarray does.
     Raises  TypeError types of arguments · ValueError values, shapes (the message names the axes that would fit)
     """
 
@@ -81,8 +83,8 @@ class QTensor:
         group_size: int | None = None,
         group_axis: int = -1,
     ) -> QTensor:
-        """A QTensor of `shape` from data as the attribute `data` holds it: 4- and 2-bit codes packed along the last axis,
-        lower index in lower bits, (…, ⌈n·bits/8⌉) uint8; wider codes as they are."""
+        """A QTensor of `shape` from data as the attribute `data` holds it: 4- and 2-bit codes packed along the last
+        axis, lower index in lower bits, (…, ⌈n·bits/8⌉) uint8; wider codes as they are."""
         op = "QTensor.from_packed"
         name = known(dtype, CODE_TYPES, op)
         shape = tuple(operator.index(n) for n in shape)
@@ -248,8 +250,8 @@ class QTensor:
 
     def __reduce__(self) -> tuple:
         """Plain integers and floats. Views are pickled as what they show."""
-        parts = (self._data, self._scale, self._zero, self.dtype, self._grain, self._scale_dtype, self._factors, self._library)
-        return _unpickled, parts
+        of_scale = (self._scale_dtype, self._factors)
+        return _unpickled, (self._data, self._scale, self._zero, self.dtype, self._grain, *of_scale, self._library)
 
     def __copy__(self) -> QTensor:
         return self

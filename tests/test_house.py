@@ -24,11 +24,11 @@ LAYERS = (
     {
         "arrays", "bounds", "checks", "dtypes", "epilogue", "indexing", "kernel", "rounding", "scales", "subbyte",
         "tensor", "verbose", "weight",
-    },  # fmt: skip
+    },
     {"backends"},
     {"dispatch", "hardware", "threads"},
     {"ops"},
-)
+)  # fmt: skip
 TOP = len(LAYERS)
 BACKENDS, OPS = 2, 4
 # Calls back upward, inside a function. Each is a debt, with its reason.

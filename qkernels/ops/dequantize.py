@@ -21,8 +21,8 @@ def dequantize(q: Any, dtype: Any = "float32") -> Any:
     q      QTensor of any shape and granularity
     dtype  "float32", "float16", "bfloat16" (one more rounding, half to even) or "float64" (the float32 value)
 
-    Returns a new array of q's shape, of NumPy or torch as q's data. The difference is formed in integers and multiplied in
-    float32.
+    Returns a new array of q's shape, of NumPy or torch as q's data. The difference is formed in integers and
+    multiplied in float32.
     Raises  TypeError q · ValueError dtype, with the known ones · ImportError bfloat16 of NumPy without ml_dtypes.
     Source  ONNX DequantizeLinear; torch.dequantize.
     """

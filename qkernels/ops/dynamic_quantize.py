@@ -29,16 +29,16 @@ def dynamic_quantize(
     """Range and codes of x in one pass                                                               arithmetic.md A8
 
     x             (…, k) float32, float16 and bfloat16 (widened), float64 (rounded to float32 first)
-    dtype         "int8", "int4": symmetric, scale = amax/127 or amax/7. "uint8": asymmetric, zero exact; with per="tensor"
-                  it is ONNX DynamicQuantizeLinear
+    dtype         "int8", "int4": symmetric, scale = amax/127 or amax/7. "uint8": asymmetric, zero exact; with
+                  per="tensor" it is ONNX DynamicQuantizeLinear
     per           "row": a scale for each row, shape (…,); "tensor": one scale
     group_size    with per="row": a scale every group_size along k, shape (…, ⌈k/group_size⌉)
     check_finite  True: NaN or ±∞ in x is an error. Else they take no part in the range; NaN becomes the code of 0
                   (uint8: code 0), ±∞ the ends
 
     Returns a QTensor of x's shape and library, scale float32, axis = all axes but the last where per="row".
-    Raises  TypeError x's type · ValueError dtype, per, group_size, a range wider than float32 (uint8), NaN or ±∞ if asked
-            for · NoKernelError, with every kernel's reason.
+    Raises  TypeError x's type · ValueError dtype, per, group_size, a range wider than float32 (uint8), NaN or ±∞ if
+            asked for · NoKernelError, with every kernel's reason.
     Source  ONNX DynamicQuantizeLinear (uint8); vLLM's and ggml's symmetric rows (int8).
     """
     call = _check(x, dtype, per, group_size, check_finite)
@@ -92,7 +92,9 @@ def _check(x: Any, dtype: Any, per: Any, group_size: Any, check_finite: bool) ->
     grain = grain_of(array.shape, leading, group_size, -1, op)
     inner = array.shape[-1] if per == "row" else array.size
     rows = 1 if per == "tensor" else int(np.prod(array.shape[:-1], dtype=np.int64))
-    return _Call(np.ascontiguousarray(array).reshape(array.shape), name, grain, rows, inner, grain.group_size or max(inner, 1))
+    return _Call(
+        np.ascontiguousarray(array).reshape(array.shape), name, grain, rows, inner, grain.group_size or max(inner, 1)
+    )
 
 
 def _problem_of(

@@ -29,13 +29,13 @@ def run(
     values: Sequence[np.ndarray | None],
     arguments: Callable[[np.ndarray, np.ndarray, Block], tuple[Any, ...]],
 ) -> None:
-    """Fill `target` from `source`, C-contiguous arrays of the grain's shape, by kernel.run(*arguments(…)) for each block.
-    values: arrays of the scale's shape."""
+    """Fill `target` from `source`, C-contiguous arrays of the grain's shape, by kernel.run(*arguments(…)) for each
+    block. values: arrays of the scale's shape."""
     if source.size == 0:  # A13: no kernel is asked
         return
     for block in blocks(grain, (source, target), values):
         x, out = block.arrays
-        problem = Problem(op, short(x.dtype) + short(out.dtype), *x.shape, 1)
+        problem = Problem(op, short(x.dtype) + short(out.dtype), x.shape[0], x.shape[1], 1)
         kernel: Kernel = dispatch.choose(problem)
         verbose.timed(kernel, problem, kernel.run, *arguments(x, out, block))
 

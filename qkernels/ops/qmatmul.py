@@ -1,4 +1,4 @@
-"""Products with a QTensor: the float product of the dequantized values, from integer accumulators where that is exact."""
+"""Products with a QTensor: those of the dequantized values, from integer accumulators where that is exact."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Roles(NamedTuple):
 def qmatmul(a: Any, b: Any, out: Any = None, dtype: Any = None) -> Any:
     """a @ b where one is a QTensor, or both are: a float array, in the library of a       arithmetic.md A6, A10
 
-    Both of integers (QTensor, or plain int8 and uint8, which have the scale 1): the exact accumulators times the scales,
-    y = f32(f32(acc) · f32(sa_i · sb_j)); where one is grouped along the reduction, A10. Else: the dequantized values
-    multiplied by their own library, in float32 (float64 with a float64 operand).
-    a (…, m, k) may have scales of rows, b (…, k, n) of columns, either may be grouped along k; batches broadcast.
+    Both of integers (QTensor, or plain int8 and uint8, which have the scale 1): the exact accumulators times the
+    scales, y = f32(f32(acc) · f32(sa_i · sb_j)); where one is grouped along the reduction, A10. Else: the dequantized
+    values multiplied by their own library, in float32 (float64 with a float64 operand). a (…, m, k) may have scales of
+    rows, b (…, k, n) of columns, either may be grouped along k; batches broadcast.
     dtype  of the result: default the float type of the float operand, float32 of two of integers.
     Raises  ValueError shapes, or a scale along another axis (the message says which would fit) · TypeError out, dtype.
     """
@@ -45,7 +45,9 @@ def qmatmul(a: Any, b: Any, out: Any = None, dtype: Any = None) -> Any:
     if not a_ndim or not b_ndim:
         raise ValueError("matmul: a scalar has no matrix product; a and b need at least one dimension")
     if a_shape[-1] != b_shape[-2 if b_ndim > 1 else 0]:
-        raise ValueError(f"matmul: a has k={a_shape[-1]} (shape {a_shape}), b has k={b_shape[-2:][0]} (shape {b_shape})")
+        raise ValueError(
+            f"matmul: a has k={a_shape[-1]} (shape {a_shape}), b has k={b_shape[-2:][0]} (shape {b_shape})"
+        )
     a_roles = Roles(tuple(range(a_ndim - 2)), (a_ndim - 2,) if a_ndim > 1 else (), (a_ndim - 1,))
     b_roles = Roles(tuple(range(b_ndim - 2)), (b_ndim - 1,) if b_ndim > 1 else (), (max(b_ndim - 2, 0),))
     try:
@@ -62,7 +64,7 @@ def multiply(op: str, a: Any, b: Any, a_roles: Roles, b_roles: Roles, plain: Cal
         if isinstance(x, QTensor):
             _check_scale(op, name, x, roles)
     exact = _is_integer(a) and _is_integer(b) and not (_grouped(a) and _grouped(b))
-    if not exact or (_grouped(a) or _grouped(b)) and len(a_roles.summed) != 1:
+    if not exact or ((_grouped(a) or _grouped(b)) and len(a_roles.summed) != 1):
         return np.asarray(plain(_floats(a, op, "a"), _floats(b, op, "b")))
     if _grouped(a):  # only the right operand of a product has groups: bᵀ aᵀ = (a b)ᵀ
         left, right = _side(b, b_roles, b_roles.outer, b_roles.summed), _side(a, a_roles, a_roles.summed, a_roles.outer)
@@ -105,8 +107,8 @@ def _check_scale(op: str, name: str, q: QTensor, roles: Roles) -> None:
         if grain.kind(axis) == KEPT and grain.shape[axis] > 1:
             groups = f", or groups along group_axis={axis}" if len(roles.summed) == 1 else ""
             raise ValueError(
-                f"{op}: {name} (shape {q.shape}) keeps a scale along axis {axis}, which the product sums over; {fits} would "
-                f"fit{groups}"
+                f"{op}: {name} (shape {q.shape}) keeps a scale along axis {axis}, which the product sums over; "
+                f"{fits} would fit{groups}"
             )
     for axis in (*roles.batch, *roles.outer):
         if grain.kind(axis) == GROUPED:
@@ -235,7 +237,9 @@ def _write(result: np.ndarray, out: Any) -> Any:
     if array.shape != result.shape:
         raise ValueError(f"matmul: out has shape {array.shape}, the product has {result.shape}")
     if array.dtype.kind != "f":
-        raise TypeError(f"matmul: out has dtype {array.dtype}, wanted floats: the product of a QTensor is one of real numbers")
+        raise TypeError(
+            f"matmul: out has dtype {array.dtype}, wanted floats: the product of a QTensor is one of real numbers"
+        )
     if not array.flags.writeable:
         raise ValueError("matmul: out is read-only")
     array[...] = result

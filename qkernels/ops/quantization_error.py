@@ -35,7 +35,9 @@ class QuantizationError:
     histogram: tuple[np.ndarray, np.ndarray]
 
     def __str__(self) -> str:
-        return f"SQNR {self.sqnr_db:.1f} dB, |error| max {self.max:.3g}, mean {self.mean:.3g}, clipped {self.clipped:.2%}"
+        return (
+            f"SQNR {self.sqnr_db:.1f} dB, |error| max {self.max:.3g}, mean {self.mean:.3g}, clipped {self.clipped:.2%}"
+        )
 
 
 def quantization_error(x: Any, q: Any) -> QuantizationError:

@@ -42,15 +42,17 @@ def quantize(
     symmetric    of a found scale: zero_point 0 (unsigned types: the middle code) and scale = amax/127, amax/7, …;
                  False: the codes span min(0, least) … max(0, greatest), and 0 has a code of its own
     scale_dtype  how a scale is stored: "float32", "float16", "bfloat16". Codes are made with the stored one.
-    two_level    groups whose scales are 1 … 16 times one scale for all groups, so that products add up in integers (A10)
+    two_level    groups whose scales are 1 … 16 times one that all groups share: products add up in integers (A10)
 
     A true float32 division, half to even. ±∞ go to the ends, NaN to the lowest code; neither takes part in finding a
     range, and a range that is empty, or below 2⁻¹¹⁹, has the scale 1.
-    Raises  TypeError types · ValueError scale, zero point, axes (the message names those that would fit), dtype, or a range
-            whose scale is not finite · NoKernelError, with every kernel's reason.
+    Raises  TypeError types · ValueError scale, zero point, axes (the message names those that would fit), dtype, or a
+            range whose scale is not finite · NoKernelError, with every kernel's reason.
     Source  ONNX QuantizeLinear.
     """
-    call = _check(x, scale, zero_point, dtype, axis, group_size, group_axis, symmetric, scale_dtype, two_level, "quantize")
+    call = _check(
+        x, scale, zero_point, dtype, axis, group_size, group_axis, symmetric, scale_dtype, two_level, "quantize"
+    )
     return QTensor._of_codes(
         _codes(call), call.scale, call.zero, call.dtype, call.grain, call.scale_dtype, call.factors, library_of(x)
     )
@@ -61,13 +63,15 @@ def fake_quantize(
 ) -> Any:
     """quantize, then dequantize: x as its codes will stand for it                                arithmetic.md A7, A9
 
-    Arguments as of `quantize`; groups are along the last axis. Returns a new array of x's shape, type and library: ±∞ go to
-    the ends of the range, NaN to its lower end. No gradient is kept.
+    Arguments as of `quantize`; groups are along the last axis. Returns a new array of x's shape, type and library: ±∞
+    go to the ends of the range, NaN to its lower end. No gradient is kept.
     Raises  as `quantize`.
     Source  A7 and A9; torch.fake_quantize_* multiplies with 1/scale instead and differs on ties.
     """
     if scale is None:
-        raise ValueError("fake_quantize: scale is None, wanted numbers > 0 (quantize finds a scale, and dequantize takes it)")
+        raise ValueError(
+            "fake_quantize: scale is None, wanted numbers > 0 (quantize finds a scale, and dequantize takes it)"
+        )
     call = _check(x, scale, zero_point, dtype, axis, group_size, -1, True, "float32", False, "fake_quantize")
     q = QTensor._of_codes(_codes(call), call.scale, call.zero, call.dtype, call.grain, "float32", None, "numpy")
     return new_floats(values(q), float_name(x), library_of(x))
@@ -92,7 +96,9 @@ def _check(
     array = as_float32(x, op, "x")
     grain = grain_of(array.shape, axis, group_size, group_axis, op)
     if two_level and (grain.group_size is None or stored != "float32"):
-        raise ValueError(f"{op}: two_level goes with a group_size and scale_dtype float32, got {group_size} and {stored}")
+        raise ValueError(
+            f"{op}: two_level goes with a group_size and scale_dtype float32, got {group_size} and {stored}"
+        )
     if scale is not None:
         if two_level:
             raise ValueError(f"{op}: two_level finds the scale, so none can be given")
@@ -141,10 +147,13 @@ def _codes(call: _Call) -> np.ndarray:
 
 
 def _problem_of(
-    x: Any, scale: Any = None, zero_point: Any = None, *, dtype: Any = "int8", axis: Any = None, group_size: int | None = None,
-    group_axis: int = -1, symmetric: bool = True, scale_dtype: Any = "float32", two_level: bool = False,
+    x: Any, scale: Any = None, zero_point: Any = None, *, dtype: Any = "int8", axis: Any = None,
+    group_size: int | None = None, group_axis: int = -1, symmetric: bool = True, scale_dtype: Any = "float32",
+    two_level: bool = False,
 ) -> Problem | str:  # fmt: skip
-    call = _check(x, scale, zero_point, dtype, axis, group_size, group_axis, symmetric, scale_dtype, two_level, "quantize")
+    call = _check(
+        x, scale, zero_point, dtype, axis, group_size, group_axis, symmetric, scale_dtype, two_level, "quantize"
+    )
     return elementwise.problem_of("quantize", F32, container(call.dtype), call.grain)
 
 

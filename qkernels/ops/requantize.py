@@ -8,11 +8,11 @@ import numpy as np
 
 from qkernels.arrays import as_array, is_torch, new_array, wrap_like
 from qkernels.checks import zero_array
-from qkernels.dtypes import CODE_TYPES, container, known, limits
+from qkernels.dtypes import CODE_TYPES, container, known, limits, name_of
 from qkernels.kernel import Multipliers, Problem
 from qkernels.ops import elementwise
 from qkernels.rounding import check_rounding, multiplier_of
-from qkernels.scales import Grain, grain_of, listed_axes
+from qkernels.scales import Block, Grain, grain_of, listed_axes
 
 S32 = np.dtype(np.int32)
 
@@ -32,8 +32,8 @@ def requantize(
     """y = clamp(round((acc + bias) · scale) + zero_point)                                        arithmetic.md A4, A5
 
     acc         (…) int32, any strides
-    scale       the real multiplier, finite and > 0: a scalar, or (length of axis,). float64 is kept (half_even: rounded to
-                float32)
+    scale       the real multiplier, finite and > 0: a scalar, or (length of axis,). float64 is kept (half_even:
+                rounded to float32)
     zero_point  integers in dtype's range, scalar or (length of axis,)
     dtype       "int8" "uint8" "int16" "uint16"; "int4" "uint4" "int2" "uint2" come one a value, in int8 or uint8
     axis        the axis along which scale, zero_point and bias change; None: they are scalars
@@ -41,11 +41,12 @@ def requantize(
     clamp       (lowest, highest) code; the type's own limits hold as well
     rounding    "half_even" ONNX Runtime, PyTorch, XNNPACK · "gemmlowp" TFLite reference · "ruy" TFLite optimised ·
                 "half_up" TFLITE_SINGLE_ROUNDING · "half_away" LiteRT 2.3 reference fully-connected
-    out         array of dtype's container and acc's shape, any strides; it may overlap acc. Untouched when the call fails.
+    out         array of dtype's container and acc's shape, any strides; it may overlap acc. Untouched when the call
+                fails.
 
     Returns a plain integer array of acc's shape and library.
-    Raises  TypeError types · ValueError scale, zero point, shapes (the message names the axes that would fit), rounding,
-            dtype · NoKernelError, with every kernel's reason.
+    Raises  TypeError types · ValueError scale, zero point, shapes (the message names the axes that would fit),
+            rounding, dtype · NoKernelError, with every kernel's reason.
     Source  ONNX Runtime MlasRequantizeOutput (half_even); TFLite MultiplyByQuantizedMultiplier and ruy (fixed point).
     """
     call = _check(acc, scale, zero_point, dtype, axis, bias, clamp, rounding, out)
@@ -54,13 +55,18 @@ def requantize(
     result = target if direct and target is not None else np.empty(call.acc.shape, container(call.dtype))
     elementwise.run(
         "requantize", np.ascontiguousarray(call.acc).reshape(result.shape), result, call.grain, call.values,
-        lambda x, y, block: (x, Multipliers(call.rounding, *block.values, block.repeat, block.group), call.limits, y),
+        lambda x, y, block: (x, _multipliers(call, block), call.limits, y),
     )  # fmt: skip
     if target is None:
         return new_array(result, "torch") if is_torch(acc) else wrap_like(result, acc)
     if not direct:
         target[...] = result
     return out
+
+
+def _multipliers(call: _Call, block: Block) -> Multipliers:
+    m, e, bias, zero = block.values
+    return Multipliers(call.rounding, m, e, bias, zero, block.repeat, block.group)
 
 
 class _Call(NamedTuple):
@@ -101,14 +107,15 @@ def _check(
 
 def _scale(scale: Any) -> np.ndarray:
     values = np.asarray(scale.detach().double().numpy() if is_torch(scale) else scale)
-    if values.dtype.kind in "biucOSUmM":
-        if values.dtype.kind not in "iu":
-            raise TypeError(f"requantize: scale has dtype {values.dtype}, wanted real numbers")
+    if values.dtype.kind not in "iuf" and name_of(values.dtype) != "bfloat16":
+        raise TypeError(f"requantize: scale has dtype {values.dtype}, wanted real numbers")
     values = values.astype(np.float64)
     bad = ~(np.isfinite(values) & (values > 0))
     if bad.any():
         at = tuple(int(i) for i in np.argwhere(bad)[0])
-        raise ValueError(f"requantize: scale {f'has {values[at]} at {at}' if at else f'is {values[()]}'}, wanted finite and > 0")
+        raise ValueError(
+            f"requantize: scale {f'has {values[at]} at {at}' if at else f'is {values[()]}'}, wanted finite and > 0"
+        )
     return values
 
 
@@ -127,10 +134,14 @@ def _along(values: np.ndarray, name: str, grain: Grain) -> np.ndarray:
         return values
     if not grain.axes and values.size == 1:
         return values.reshape(())
-    wanted = f"a scalar or ({grain.shape[grain.axes[0]]},) for axis={grain.axis}" if grain.axes else "a scalar for axis=None"
+    wanted = (
+        f"a scalar or ({grain.shape[grain.axes[0]]},) for axis={grain.axis}" if grain.axes else "a scalar for axis=None"
+    )
     fits = [a for a, n in enumerate(grain.shape) if values.shape == (n,)]
     hint = f"; {listed_axes(fits)} would fit" if fits else ""
-    raise ValueError(f"requantize: {name} has shape {values.shape}, wanted {wanted} and acc of shape {grain.shape}{hint}")
+    raise ValueError(
+        f"requantize: {name} has shape {values.shape}, wanted {wanted} and acc of shape {grain.shape}{hint}"
+    )
 
 
 def _limits(clamp: Any, dtype: str) -> tuple[int, int]:
