@@ -62,7 +62,7 @@ _NS = {"quantize": 1.9, "dequantize": 2.2, "dynamic_quantize": 3.5, "requantize"
 _RUN: dict[str, Callable[..., None]] = {
     "quantize": quantize, "dequantize": dequantize, "dynamic_quantize": dynamic_quantize, "requantize": requantize,
 }  # fmt: skip
-START = 1000.0  # µs, not measured: a first call takes 10⁵ to 10⁶ (Numba's import and cache), which small arrays never repay
+START = 1000.0  # µs, not measured: a first call takes 10⁵ to 10⁶ (import, cache), which small arrays never repay
 
 
 def _row(op: str, types: str) -> Kernel:

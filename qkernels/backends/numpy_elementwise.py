@@ -9,9 +9,10 @@ Why float32 is enough for the codes of A5 and A7: a zero point is a code, so |qm
 whole numbers that float32 holds. What is a whole number after rint stays one when z is added. The fixed-point
 roundings are int64: |acc << L|·q < 2⁶² (A5).
 
-Every ufunc is a pass, so an array is worked on in blocks of BLOCK elements: temporaries stay below 3 MiB whatever its
-size, and in cache. On 4096² elements, against a block of everything (2-core VM, busy, medians of 3): half_even 4.9 and 7.2 ns
-an element, gemmlowp 9.6 and up to 86 (fresh pages for int64), quantize 3.9 and 4.5, dequantize the same.
+Every ufunc is a pass, so an array is worked on in blocks of BLOCK elements (of dynamic_quantize: at least a row), whose
+temporaries stay in cache. On 4096² elements, against a block of everything (2-core VM, busy, medians of 3):
+half_even 4.9 and 7.2 ns an element, gemmlowp 9.6 and up to 86 (fresh pages for int64), quantize 3.9 and 4.5, dequantize
+the same.
 `gemmlowp` and `ruy` share their first step (lemma 6), which rounds half up for either sign.
 """
 

@@ -110,6 +110,7 @@ def _check(
     found = ranges.ideal_scale(low, high, name, symmetric)
     factors = None
     if two_level and found.size:
+        ranges.stored_scale(found, stored, low, high, op)  # refuses what is not finite
         found, factors = _two_levels(found, grain)
     found = ranges.stored_scale(found, stored, low, high, op)
     codes_of_zero = ranges.zero_point_of(low, found, name, symmetric)
@@ -121,7 +122,7 @@ def _check(
 
 
 def _two_levels(ideal: np.ndarray, grain: Grain) -> tuple[np.ndarray, np.ndarray]:
-    """Scales that are 1 … 16 times one for all groups, none below the ideal, and the factors.
+    """Scales that are 1 … 16 times one for all groups, none below the ideal (0: an empty group), and the factors.
 
     The common one has 20 significant bits, so that its multiples are exact in float32.
     """
@@ -130,6 +131,7 @@ def _two_levels(ideal: np.ndarray, grain: Grain) -> tuple[np.ndarray, np.ndarray
     fraction, exponent = np.frexp(largest)
     common = np.ldexp(np.ceil(np.ldexp(fraction, 20)), exponent - 20)
     common = np.maximum(common, 2.0**-126)  # a subnormal one would lose the bits that the factors need
+    common = np.where(largest == 0, 1.0, common)  # every group is empty
     factors = np.clip(np.ceil(ideal / common), 1, LEVELS)
     with np.errstate(over="ignore"):
         return (common * factors).astype(F32), owned(factors.astype(np.uint8))

@@ -34,19 +34,18 @@ def middle_code(dtype: str) -> int:
 
 
 def ideal_scale(low: np.ndarray, high: np.ndarray, dtype: str, symmetric: bool) -> np.ndarray:
-    """The scale with which the codes just span the range, in float32; 1 for an empty one.   arithmetic.md A7"""
+    """The scale with which the codes just span the range, in float32; 0 for an empty one.   arithmetic.md A7"""
     qmin, qmax = limits(dtype)
     low, high = np.asarray(low, F32), np.asarray(high, F32)
     with np.errstate(over="ignore", under="ignore"):
         if symmetric:
             amax = np.maximum(-low, high)
-            return np.where(amax < SMALLEST_AMAX, F32(1), amax / F32(qmax - middle_code(dtype)))
-        scale = (high - low) / F32(qmax - qmin)
-        return np.where(scale == 0, F32(1), scale)
+            return np.where(amax < SMALLEST_AMAX, F32(0), amax / F32(qmax - middle_code(dtype)))
+        return np.asarray((high - low) / F32(qmax - qmin))
 
 
 def stored_scale(scale: np.ndarray, scale_dtype: str, low: np.ndarray, high: np.ndarray, op: str) -> np.ndarray:
-    """The scale as its type stores it; one that underflows there counts as an empty range."""
+    """The scale as its type stores it; 1 for an empty range, and for one that underflows there."""
     scale = rounded_to(scale, scale_dtype) if scale_dtype != "float32" else scale
     if not np.isfinite(scale).all():
         raise ValueError(
