@@ -6,7 +6,7 @@
 #   make bench  this machine's limits and shapes                         make format  rewrite the sources' layout
 #   make sanitize  the tests again under AddressSanitizer and UBSan      make clean
 #
-#   PYTHON=python3.12   JOBS=2   TESTS="tests -k matmul"   QKERNELS_NATIVE=OFF (no compiled half)
+#   PYTHON=python3.12   JOBS=2   TESTS="tests -k matmul"   BENCH="--filter 1024 --json run.json"   QKERNELS_NATIVE=OFF (no compiled half)
 
 PYTHON ?= python3
 JOBS ?= 2
@@ -24,7 +24,7 @@ export QKERNELS_NATIVE
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --no-build-isolation --editable
 
-.PHONY: demo test bench lint format stubs sanitize clean
+.PHONY: demo test bench bench-pytest peers lint format stubs sanitize clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -34,7 +34,14 @@ test: $(VENV)/.test
 	$(BIN)/python -m pytest -q -n $(JOBS) $(TESTS)
 
 bench: $(VENV)/.bench
-	$(BIN)/python -m qkernels bench
+	$(BIN)/python -m qkernels bench $(BENCH)
+
+bench-pytest: $(VENV)/.bench
+	$(BIN)/python -m pytest -q bench/bench_gemm.py --benchmark-columns=median,iqr,rounds
+
+peers:
+	$(MAKE) VENV=.venv-peers .venv-peers/.peers
+	.venv-peers/bin/python -m qkernels bench --peers $(BENCH)
 
 stubs: $(VENV)/.test
 	$(BIN)/python tests/test_stubs.py
@@ -51,7 +58,7 @@ format: $(VENV)/.dev
 	$(BIN)/clang-format -i $$(find csrc -name '*.cpp' -o -name '*.h')
 
 clean:
-	rm -rf $(VENV) $(VENV)-sanitize build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-sanitize $(VENV)-peers build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # ---------------------------------------------------------------- what the targets stand on
 $(VENV)/.made:
@@ -64,6 +71,10 @@ $(VENV)/.made:
 # building, so that a later `make demo` does not take the test module away.
 $(VENV)/.demo $(VENV)/.bench: $(VENV)/.%: $(VENV)/.made $(SOURCES)
 	$(INSTALL) ".[$*]"
+	touch $@
+
+$(VENV)/.peers: bench/peers-requirements.txt $(VENV)/.bench
+	$(PIP) install --quiet -r bench/peers-requirements.txt
 	touch $@
 
 $(VENV)/.test: $(VENV)/.made $(SOURCES)

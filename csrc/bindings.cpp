@@ -8,6 +8,7 @@
 #include "cpu/features.h"
 #include "cpu/pack.h"
 #include "cpu/plan.h"
+#include "cpu/read.h"
 #include "cpu/threads.h"
 #include "fast_call.h"
 #include "views.h"
@@ -66,19 +67,22 @@ void gemm(int index, const py::array& a, const py::object& b, const py::array& o
   require(cpu_runs(row.isa), "gemm: this CPU cannot run that row");
   const View av = view_of(a.ptr()), ov = view_of(out.ptr());
   Job job = {};
-  require(ov.dims >= 2 && ov.dims - 2 <= kMaxBatchDims && av.dims == ov.dims, "gemm: a and out must have the same dimensions, 2 to 18");
+  require(ov.dims >= 2 && ov.dims - 2 <= kMaxBatchDims && av.dims == ov.dims,
+          "gemm: a and out must have the same dimensions, 2 to 18");
   require(is_byte(av, row.a_signed), "gemm: a is not of the row's type");
   require(is_int32(ov) && ov.writeable && ov.aligned, "gemm: out must be int32, writeable and aligned");
   require(set_shapes(job, av, ov), "gemm: a does not fit out, or out's columns are not adjacent");
   if (PyCapsule_CheckExact(b.ptr())) {
     const Packed* w = packed_of(b.ptr());
-    require(w && w->k == job.one.k && w->n == job.one.n && w->is_signed == row.w_signed, "gemm: the packed matrix does not fit");
+    require(w && w->k == job.one.k && w->n == job.one.n && w->is_signed == row.w_signed,
+            "gemm: the packed matrix does not fit");
     set_packed(job, *w);
   } else {
     const View bv = view_of(b.ptr());
     require(bv.data && is_byte(bv, row.w_signed) && set_plain(job, bv, ov), "gemm: b does not fit");
   }
-  require(set_zero(job, a_zero.ptr(), ov, true) && set_zero(job, b_zero.ptr(), ov, false), "gemm: a zero point array does not fit");
+  require(set_zero(job, a_zero.ptr(), ov, true) && set_zero(job, b_zero.ptr(), ov, false),
+          "gemm: a zero point array does not fit");
   set_caches(job.one);
   bool good;
   {
@@ -94,8 +98,12 @@ void pack(const py::array& b, const py::array& data, const py::array& sums) {
   require(bv.dims == 2 && (is_byte(bv, true) || is_byte(bv, false)), "pack: b must be a matrix of int8 or uint8");
   const PlainWeights w = {bv.data, bv.shape[0], bv.shape[1], bv.strides[0], bv.strides[1], bv.type == kInt8};
   const idx panels = ceil_div(w.n, kPanel);
-  require(dv.dims == 1 && is_byte(dv, false) && dv.writeable && dv.strides[0] == 1 && dv.shape[0] == panels * kPanel * padded(w.k, kPackedK), "pack: data has the wrong size");
-  require(sv.dims == 1 && is_int32(sv) && sv.writeable && sv.aligned && sv.strides[0] == 4 && sv.shape[0] == panels * kPanel, "pack: sums has the wrong size");
+  require(dv.dims == 1 && is_byte(dv, false) && dv.writeable && dv.strides[0] == 1 &&
+              dv.shape[0] == panels * kPanel * padded(w.k, kPackedK),
+          "pack: data has the wrong size");
+  require(sv.dims == 1 && is_int32(sv) && sv.writeable && sv.aligned && sv.strides[0] == 4 &&
+              sv.shape[0] == panels * kPanel,
+          "pack: sums has the wrong size");
   py::gil_scoped_release free_others;
   pack_panels(w, kPackedK, {0, panels}, dv.data, reinterpret_cast<int32_t*>(sv.data));
 }
@@ -104,8 +112,11 @@ void pack(const py::array& b, const py::array& data, const py::array& sums) {
 py::capsule packed(const py::array& data, const py::array& sums, idx k, idx n, bool is_signed) {
   const View dv = view_of(data.ptr()), sv = view_of(sums.ptr());
   const idx panels = ceil_div(n, kPanel);
-  require(k > 0 && n > 0 && dv.dims == 1 && is_byte(dv, false) && dv.strides[0] == 1 && dv.shape[0] == panels * kPanel * padded(k, kPackedK), "packed: data has the wrong size");
-  require(sv.dims == 1 && is_int32(sv) && sv.aligned && sv.strides[0] == 4 && sv.shape[0] == panels * kPanel, "packed: sums has the wrong size");
+  require(k > 0 && n > 0 && dv.dims == 1 && is_byte(dv, false) && dv.strides[0] == 1 &&
+              dv.shape[0] == panels * kPanel * padded(k, kPackedK),
+          "packed: data has the wrong size");
+  require(sv.dims == 1 && is_int32(sv) && sv.aligned && sv.strides[0] == 4 && sv.shape[0] == panels * kPanel,
+          "packed: sums has the wrong size");
   return py::capsule(new Packed{dv.data, reinterpret_cast<const int32_t*>(sv.data), k, n, is_signed}, kPackedName,
                      [](PyObject* self) { delete packed_of(self); });
 }
@@ -117,6 +128,13 @@ double peak(int index, idx rounds) {
   return row.peak(rounds);
 }
 
+uint64_t read_memory(const py::array& data, idx rounds) {
+  const View v = view_of(data.ptr());
+  require(v.dims == 1 && is_byte(v, false) && v.strides[0] == 1, "read_memory: data must be adjacent uint8");
+  py::gil_scoped_release free_others;
+  return read_bytes(v.data, v.shape[0], rounds);
+}
+
 }  // namespace
 }  // namespace qk
 
@@ -126,11 +144,14 @@ QK_PYBIND11_MODULE(QK_MODULE, m) {
   m.def("rows", &rows, "Every kernel of this build, as data.");
   m.def("features", &features, "CPU features that kernels ask for, found or not.");
   m.def("gemm", &gemm, py::arg("row"), py::arg("a"), py::arg("b"), py::arg("out"), py::arg("a_zero") = py::none(),
-        py::arg("b_zero") = py::none(), py::arg("threads") = 0, "Kernel.run of one row. threads 0: as many as set and worth waking; else exactly so many.");
+        py::arg("b_zero") = py::none(), py::arg("threads") = 0,
+        "Kernel.run of one row. threads 0: as many as set and worth waking; else exactly so many.");
   m.def("pack", &pack, py::arg("b"), py::arg("data"), py::arg("sums"), "Plain (k, n) weights into layout n16k4.");
   m.def("packed", &packed, py::arg("data"), py::arg("sums"), py::arg("k"), py::arg("n"), py::arg("is_signed"),
         "A handle to packed weights; the caller keeps both buffers alive.");
   m.def("peak", &peak, py::arg("row"), py::arg("rounds"), "Multiply from registers only; operations done.");
+  m.def("read_memory", &read_memory, py::arg("data"), py::arg("rounds"),
+        "Read all bytes, in order, so many times; a sum of them.");
   m.def("get_num_threads", &num_threads);
   m.def("set_num_threads", &set_num_threads, py::arg("n"), "0: as many as this process may use.");
   m.def("available_cpus", &available_cpus, "By affinity mask and cgroup quota.");

@@ -27,10 +27,13 @@ constexpr double kHoldGilUs = 3;  // shorter products are not worth two GIL swit
 Known known[kKnown] = {};
 PyObject* pattern_variable = nullptr;  // ContextVar of use(): None where nothing is in force
 
-uint32_t kind_of(bool a_signed, bool w_signed, bool packed) { return 8u | (packed ? 4u : 0u) | (a_signed ? 2u : 0u) | (w_signed ? 1u : 0u); }
+uint32_t kind_of(bool a_signed, bool w_signed, bool packed) {
+  return 8u | (packed ? 4u : 0u) | (a_signed ? 2u : 0u) | (w_signed ? 1u : 0u);
+}
 
 Known& slot_of(idx m, idx n, idx k, uint32_t kind) {
-  uint64_t hash = uint64_t(m) * 0x9E3779B97F4A7C15u ^ uint64_t(n) * 0xC2B2AE3D27D4EB4Fu ^ uint64_t(k) * 0x165667B19E3779F9u;
+  uint64_t hash =
+      uint64_t(m) * 0x9E3779B97F4A7C15u ^ uint64_t(n) * 0xC2B2AE3D27D4EB4Fu ^ uint64_t(k) * 0x165667B19E3779F9u;
   hash = (hash ^ kind) * 0xD6E8FEB86659FD93u;
   return known[hash >> 54];
 }
@@ -130,7 +133,8 @@ PyObject* fast(PyObject*, PyObject* const* args, Py_ssize_t count) {
 PyObject* remember(PyObject*, PyObject* args) {
   int row, a_signed, w_signed, packed;
   Known entry;
-  if (!PyArg_ParseTuple(args, "ipppnnn", &row, &a_signed, &w_signed, &packed, &entry.m, &entry.n, &entry.k)) return nullptr;
+  if (!PyArg_ParseTuple(args, "ipppnnn", &row, &a_signed, &w_signed, &packed, &entry.m, &entry.n, &entry.k))
+    return nullptr;
   const RowList list = all_rows();
   if (row < 0 || row >= list.count || !cpu_runs(list.rows[row].isa) || list.rows[row].a_signed != bool(a_signed) ||
       list.rows[row].w_signed != bool(w_signed)) {
@@ -155,12 +159,13 @@ PyObject* watch(PyObject*, PyObject* variable) {
   Py_RETURN_NONE;
 }
 
-PyMethodDef methods[] = {
-    {"fast", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(fast)), METH_FASTCALL, "fast(a, b, out) → the product, or None where Python must decide."},
-    {"remember", remember, METH_VARARGS, "remember(row, a_signed, w_signed, packed, m, n, k): fast() runs this shape on this row."},
-    {"forget", forget, METH_NOARGS, "Forget every shape."},
-    {"watch", watch, METH_O, "watch(context_variable): fast() stands aside while it is not None."},
-    {nullptr, nullptr, 0, nullptr}};
+PyMethodDef methods[] = {{"fast", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(fast)), METH_FASTCALL,
+                          "fast(a, b, out) → the product, or None where Python must decide."},
+                         {"remember", remember, METH_VARARGS,
+                          "remember(row, a_signed, w_signed, packed, m, n, k): fast() runs this shape on this row."},
+                         {"forget", forget, METH_NOARGS, "Forget every shape."},
+                         {"watch", watch, METH_O, "watch(context_variable): fast() stands aside while it is not None."},
+                         {nullptr, nullptr, 0, nullptr}};
 
 }  // namespace
 

@@ -2,6 +2,4 @@
 #pragma once
 #include <pybind11/pybind11.h>
 
-namespace qk {
-void add_fast_call(PyObject* module);
-}
+namespace qk { void add_fast_call(PyObject* module); }

@@ -32,12 +32,13 @@ struct Gemm {
   idx a_row, a_col;
   const uint8_t* w;  // n16k4; panel p begins at w + p * w_panel
   idx w_panel;
-  const int32_t* w_sums;  // of every column, padded to whole panels; unused where the row does not flip and a_zero is null
-  int32_t* out;           // unit column stride
+  const int32_t*
+      w_sums;    // of every column, padded to whole panels; unused where the row does not flip and a_zero is null
+  int32_t* out;  // unit column stride
   idx out_row;
-  bool add;  // out += the product, instead of =
-  const int32_t* a_zero;  // m values, or null: zero
-  const int32_t* w_zero;  // n values, or null: zero
+  bool add;                // out += the product, instead of =
+  const int32_t* a_zero;   // m values, or null: zero
+  const int32_t* w_zero;   // n values, or null: zero
   idx l1_bytes, l2_bytes;  // caches of one core, for blocking
 };
 
@@ -48,11 +49,11 @@ struct KernelRow {
   const char* isa;
   bool a_signed, w_signed;
   bool needs_sums;  // reads w_sums even without zero points
-  idx mr, nr;      // the tile of the micro-kernel
-  idx k_step;      // K of packed weights is padded at least to this
-  idx min_m;       // declines fewer rows
-  double gops;     // nominal rate of one core, 10⁹ operations a second: what its cost is estimated from
-  double call_us;  // nominal cost of entering it once
+  idx mr, nr;       // the tile of the micro-kernel
+  idx k_step;       // K of packed weights is padded at least to this
+  idx min_m;        // declines fewer rows
+  double gops;      // nominal rate of one core, 10⁹ operations a second: what its cost is estimated from
+  double call_us;   // nominal cost of entering it once
   size_t (*scratch_bytes)(const Gemm&);
   // Computes the block out[m, n] of the product on the calling thread. `scratch` is 64-byte aligned; n.begin is a
   // multiple of nr. Nothing else is written, nothing is allocated.

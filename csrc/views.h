@@ -46,7 +46,9 @@ inline View view_of(PyObject* object) {
   const int type = descr->type_num;
   if (type == detail::npy_api::NPY_BYTE_) v.type = kInt8;
   else if (type == detail::npy_api::NPY_UBYTE_) v.type = kUint8;
-  else if (native && kind == 'i' && (type == detail::npy_api::NPY_INT_ || (sizeof(long) == 4 && type == detail::npy_api::NPY_LONG_))) v.type = kInt32;
+  else if (native && kind == 'i' &&
+           (type == detail::npy_api::NPY_INT_ || (sizeof(long) == 4 && type == detail::npy_api::NPY_LONG_)))
+    v.type = kInt32;
   v.writeable = array->flags & detail::npy_api::NPY_ARRAY_WRITEABLE_;
   v.aligned = array->flags & detail::npy_api::NPY_ARRAY_ALIGNED_;
   return v;
@@ -54,7 +56,8 @@ inline View view_of(PyObject* object) {
 
 // Null for anything else than our capsule.
 inline const Packed* packed_of(PyObject* object) {
-  return PyCapsule_IsValid(object, kPackedName) ? static_cast<const Packed*>(PyCapsule_GetPointer(object, kPackedName)) : nullptr;
+  return PyCapsule_IsValid(object, kPackedName) ? static_cast<const Packed*>(PyCapsule_GetPointer(object, kPackedName))
+                                                : nullptr;
 }
 
 inline bool same_batch(const View& x, const View& out) {

@@ -9,6 +9,7 @@ import qkernels
 from qkernels.backends import native
 from qkernels.kernel import Kernel
 
+NEEDS = {"portable": "any CPU", "numpy": "NumPy", "reference": "NumPy", "numba": "Numba"}
 PAGE = pathlib.Path(__file__).with_name("kernels.md")
 HEAD = """# Kernels
 
@@ -23,7 +24,9 @@ that does not decline runs: `qkernels.explain` shows the costs and the reasons.
 
 def _line(kernel: Kernel, rows: dict[str, dict]) -> str:
     row = rows.get(kernel.name)
-    needs = {"portable": "any CPU", "numpy": "NumPy", "reference": "NumPy", "numba": "Numba"}.get(kernel.isa, kernel.isa)
+    needs = {"portable": "any CPU", "numpy": "NumPy", "reference": "NumPy", "numba": "Numba"}.get(
+        kernel.isa, kernel.isa
+    )
     return f"| `{kernel.name}` | {needs} | {row['min_m'] if row else 1} | {format(row['gops'], 'g') if row else ''} |\n"
 
 
@@ -34,5 +37,9 @@ def page() -> str:
 
 if __name__ == "__main__":
     if "--check" in sys.argv[1:]:
-        sys.exit(0 if PAGE.read_text(encoding="utf-8") == page() else "docs/kernels.md is out of date: python docs/generate.py")
+        sys.exit(
+            0
+            if PAGE.read_text(encoding="utf-8") == page()
+            else "docs/kernels.md is out of date: python docs/generate.py"
+        )
     PAGE.write_text(page(), encoding="utf-8")

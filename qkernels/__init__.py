@@ -20,7 +20,7 @@ from qkernels.ops.quantize import fake_quantize, quantize
 from qkernels.ops.requantize import requantize
 from qkernels.patch import patch_numpy
 from qkernels.tensor import QTensor
-from qkernels.threads import get_num_threads, set_num_threads
+from qkernels.threads import get_num_threads, register_threadpoolctl, set_num_threads
 from qkernels.weight import PackedMatrix
 
 __version__ = "0.1.0"
@@ -43,6 +43,7 @@ __all__ = [
     "patch_numpy",
     "quantization_error",
     "quantize",
+    "register_threadpoolctl",
     "requantize",
     "set_num_threads",
     "show_config",

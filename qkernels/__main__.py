@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
+
+# Each is a module with add_arguments(parser) and run(options, arguments) -> exit status, imported when it is asked for.
+COMMANDS = {
+    "demo": ("qkernels.demo.command", "a real network on real images, float against int8"),
+    "bench": ("qkernels.bench.command", "this machine's limits, and how near our kernels and others come to them"),
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
+    given = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(prog="python -m qkernels", description=__doc__)
     commands = parser.add_subparsers(dest="command", metavar="{config,demo,bench}")
     commands.add_parser("config", help="this machine's features, threads and kernels (the default)")
-    demo = commands.add_parser("demo", help="a real network on real images, float against int8")
-    bench = commands.add_parser("bench", help="this machine's limits, and the shapes of bench/shapes.py")
-    from qkernels import cli
-
-    cli.add_demo_arguments(demo)
-    cli.add_bench_arguments(bench)
-    chosen = parser.parse_args(arguments)
-    if chosen.command == "demo":
-        return cli.run_demo(chosen)
-    if chosen.command == "bench":
-        return cli.run_bench(chosen)
+    chosen = None
+    for name, (module, summary) in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary)
+        if given[:1] == [name]:
+            chosen = importlib.import_module(module)
+            chosen.add_arguments(command)
+    options = parser.parse_args(given)
+    if chosen is not None:
+        return int(chosen.run(options, given[1:]))
     from qkernels.config import show_config
 
     show_config()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy
 import typing
 import typing_extensions
-__all__: list[str] = ['available_cpus', 'cache_bytes', 'emulated', 'fast', 'features', 'forget', 'gemm', 'get_num_threads', 'pack', 'packed', 'peak', 'remember', 'rows', 'set_num_threads', 'watch']
+__all__: list[str] = ['available_cpus', 'cache_bytes', 'emulated', 'fast', 'features', 'forget', 'gemm', 'get_num_threads', 'pack', 'packed', 'peak', 'read_memory', 'remember', 'rows', 'set_num_threads', 'watch']
 def available_cpus() -> int:
     """
     By affinity mask and cgroup quota.
@@ -41,6 +41,10 @@ def packed(data: numpy.ndarray, sums: numpy.ndarray, k: typing.SupportsInt | typ
 def peak(row: typing.SupportsInt | typing.SupportsIndex, rounds: typing.SupportsInt | typing.SupportsIndex) -> float:
     """
     Multiply from registers only; operations done.
+    """
+def read_memory(data: numpy.ndarray, rounds: typing.SupportsInt | typing.SupportsIndex) -> int:
+    """
+    Read all bytes, in order, so many times; a sum of them.
     """
 def remember(*args, **kwargs):
     """

@@ -1,4 +1,4 @@
-"""Whose array is it? NumPy arrays in and out; CPU tensors of torch by a shared buffer; the rest is its own library's."""
+"""Whose array is it? NumPy arrays in and out; CPU tensors of torch by a shared buffer; the rest is its library's."""
 
 from __future__ import annotations
 

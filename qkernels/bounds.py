@@ -19,7 +19,7 @@ def sign_of(dtype: np.dtype) -> str:
 
 
 def check_int32(op: str, a_type: np.dtype, b: Any, k: int, a_zero: Any, b_zero: Any) -> None:
-    """Raise ValueError where Σ_k (a − a_zero)(b − b_zero) may not fit. Zero points: ints or arrays, in their type's range."""
+    """Raise ValueError where Σ_k (a − a_zero)(b − b_zero) may not fit. Zero points: ints or arrays."""
     if k <= K_BOUND_ZERO:
         return
     any_zero = not (isinstance(a_zero, int) and isinstance(b_zero, int) and a_zero == b_zero == 0)

@@ -36,7 +36,14 @@ class Explanation:
     """What `explain` answers: `.kernel` that runs (None: no kernel is asked, `.note` says what happens instead),
     `.declined` {name: reason}, `.costs` {name: estimated µs}; `str()` is the table."""
 
-    def __init__(self, problem: Problem | None, kernel: Kernel | None, costs: dict[str, float], declined: dict[str, str], note: str = ""):
+    def __init__(
+        self,
+        problem: Problem | None,
+        kernel: Kernel | None,
+        costs: dict[str, float],
+        declined: dict[str, str],
+        note: str = "",
+    ):
         self.problem, self.kernel, self.costs, self.declined, self.note = problem, kernel, costs, declined, note
 
     def __str__(self) -> str:

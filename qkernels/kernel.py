@@ -33,8 +33,7 @@ class Problem(NamedTuple):
 
 
 class Hardware(NamedTuple):
-    """What a machine can run: the ISA names of kernels (`x86_avx2`, …, and `numba` where it is installed) and the
-    GPU's."""
+    """What a machine can run: the ISA names of kernels (`x86_avx2`, …; `numba` where installed), the GPU's."""
 
     cpu: frozenset[str]
     gpu: str = ""

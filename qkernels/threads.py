@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from qkernels.backends import native
 
@@ -31,3 +32,33 @@ def _set_default() -> None:
 
 
 _set_default()
+
+
+def register_threadpoolctl() -> None:
+    """Let threadpoolctl find our pool: `threadpool_limits(1)` and `threadpool_info()` then cover it.
+
+    Done by `import qkernels` where threadpoolctl was imported before; else call this after importing it (looking for
+    it would cost every import some milliseconds).
+    """
+    import threadpoolctl
+
+    class QKernelsController(threadpoolctl.LibController):  # type: ignore[misc]
+        user_api = internal_api = "qkernels"
+        filename_prefixes = ("_native",)
+        check_symbols = ("qkernels_get_num_threads", "qkernels_set_num_threads")
+
+        def get_num_threads(self) -> int:
+            return int(self.dynlib.qkernels_get_num_threads())
+
+        def set_num_threads(self, num_threads: int) -> None:
+            self.dynlib.qkernels_set_num_threads(num_threads)
+
+        def get_version(self) -> None:
+            return None
+
+    if "qkernels" not in {controller.internal_api for controller in threadpoolctl._ALL_CONTROLLERS}:
+        threadpoolctl.register(QKernelsController)
+
+
+if "threadpoolctl" in sys.modules:
+    register_threadpoolctl()

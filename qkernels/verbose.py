@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Callable
@@ -11,8 +10,10 @@ from typing import Any
 from qkernels.kernel import Kernel, Problem
 
 ENABLED = os.environ.get("QKERNELS_VERBOSE", "0") not in ("", "0")
-log = logging.getLogger("qkernels")
-if ENABLED:
+if ENABLED:  # importing logging costs every other process milliseconds
+    import logging
+
+    log = logging.getLogger("qkernels")
     log.setLevel(logging.INFO)
     if not log.handlers and not logging.getLogger().handlers:
         log.addHandler(logging.StreamHandler())

@@ -16,7 +16,7 @@ def padded(size: int, multiple: int) -> int:
 
 
 def pack_n16k4(b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(k, n) int8/uint8, any strides → (bytes uint8 (N/16, K/4, 16, 4), column sums int32 (N,)). The layout's definition."""
+    """(k, n) int8/uint8, any strides → (uint8 (N/16, K/4, 16, 4), column sums int32 (N,)). The layout's definition."""
     k, n = b.shape
     full = np.zeros((padded(k, K_PAD), padded(n, N_PANEL)), b.dtype)
     full[:k, :n] = b

@@ -74,4 +74,9 @@ def test_equals_the_reference(kernel: Kernel) -> None:
 def test_every_pair_of_types_has_a_row_of_every_isa() -> None:
     isas = {kernel.isa for kernel in dispatch.kernels("gemm")}
     for isa in isas:
-        assert {k.types for k in dispatch.kernels("gemm") if k.isa == isa} == {"s8s8s32", "s8u8s32", "u8s8s32", "u8u8s32"}
+        assert {k.types for k in dispatch.kernels("gemm") if k.isa == isa} == {
+            "s8s8s32",
+            "s8u8s32",
+            "u8s8s32",
+            "u8u8s32",
+        }

@@ -42,7 +42,9 @@ def test_every_public_name_is_documented() -> None:
 
 
 def test_every_rule_that_code_cites_exists() -> None:
-    rules = set(re.findall(r"^#+ .*?\b(A\d+)\b", (ROOT / "docs" / "arithmetic.md").read_text(encoding="utf-8"), flags=re.M))
+    rules = set(
+        re.findall(r"^#+ .*?\b(A\d+)\b", (ROOT / "docs" / "arithmetic.md").read_text(encoding="utf-8"), flags=re.M)
+    )
     for path in [*ROOT.glob("qkernels/**/*.py"), *ROOT.glob("csrc/**/*.h"), *ROOT.glob("csrc/**/*.cpp")]:
         for cited in re.findall(r"(?:\(|rules? |arithmetic\.md )(A\d{1,2})\b", path.read_text(encoding="utf-8")):
             assert cited in rules, f"{path} cites {cited}, which docs/arithmetic.md does not have"

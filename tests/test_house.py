@@ -41,8 +41,8 @@ UPWARD = {
 
 # Extras. `import qkernels` works without each, and does not import it where it is installed.
 OPTIONAL = {
-    "cupy", "ml_dtypes", "numba", "numba_cuda", "onnx", "onnxruntime",
-    "pandas", "scipy", "sklearn", "tensorflow", "torch", "transformers",
+    "cupy", "matplotlib", "ml_dtypes", "numba", "numba_cuda", "numkong", "onnx", "onnxruntime",
+    "pandas", "scipy", "sklearn", "tensorflow", "threadpoolctl", "torch", "transformers",
 }  # fmt: skip
 INTEGRATIONS = ("onnx", "torch", "transformers")  # may import their library at the top
 

@@ -137,15 +137,21 @@ def test_out_that_overlaps_itself_is_written_as_numpy_writes_it() -> None:
     assert np.array_equal(room[0], exact(a, b)[2])
 
 
-
-
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize(("a_type", "b_type"), PAIRS)
 def test_zero_points(a_type, b_type, packed: bool) -> None:
     a, b = ints((3, 7, 12), a_type), ints((12, 9), b_type)
     a_limits, b_limits = np.iinfo(a_type), np.iinfo(b_type)
     weights = qk.pack(b) if packed else b
-    a_zeros = [0, a_limits.min, a_limits.max, np.int8(5), ints((7,), a_type), ints((3, 7), a_type), ints((3, 1), a_type)]
+    a_zeros = [
+        0,
+        a_limits.min,
+        a_limits.max,
+        np.int8(5),
+        ints((7,), a_type),
+        ints((3, 7), a_type),
+        ints((3, 1), a_type),
+    ]
     b_zeros = [0, b_limits.min, b_limits.max, ints((9,), b_type), ints((3, 9), b_type), [1] * 9]
     for za, zb in itertools.product(a_zeros, b_zeros):
         rows = np.broadcast_to(np.asarray(za, np.int64), (3, 7))[..., None]
@@ -195,7 +201,9 @@ def test_other_integer_results(dtype) -> None:
         assert np.array_equal(qk.matmul(a, same, dtype=np.int8), np.matmul(a, same))  # NumPy's own, wrapped
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int16, np.int32, np.uint64, np.bool_, np.complex64, object])
+@pytest.mark.parametrize(
+    "dtype", [np.float32, np.float64, np.int16, np.int32, np.uint64, np.bool_, np.complex64, object]
+)
 def test_other_operands_are_numpys(dtype) -> None:
     a, b = ints((3, 4)).astype(dtype), ints((4, 5)).astype(dtype)
     result, wanted = qk.matmul(a, b), np.matmul(a, b)
@@ -238,7 +246,9 @@ def test_a_class_with_its_own_products_is_asked() -> None:
 
 class TestPacked:
     def test_plain_integers_come_back(self) -> None:
-        for shape, dtype in itertools.product([(1, 1), (3, 5), (64, 16), (65, 17), (130, 33), (0, 3), (3, 0)], (np.int8, np.uint8)):
+        for shape, dtype in itertools.product(
+            [(1, 1), (3, 5), (64, 16), (65, 17), (130, 33), (0, 3), (3, 0)], (np.int8, np.uint8)
+        ):
             b = ints(shape, dtype)
             packed = qk.pack(b)
             assert np.array_equal(packed.unpack(), b) and packed.unpack().dtype == dtype
@@ -275,7 +285,10 @@ class TestPatchNumpy:
             assert np.dot(np.int8(3), np.int8(4)) == 12
         assert (np.matmul, np.dot) == numpys
 
-    @pytest.mark.parametrize(("a_shape", "b_shape"), [((4,), (4,)), ((2, 4), (4,)), ((2, 3, 4), (4, 5)), ((2, 3, 4), (6, 4, 5)), ((4,), (6, 4, 5))])
+    @pytest.mark.parametrize(
+        ("a_shape", "b_shape"),
+        [((4,), (4,)), ((2, 4), (4,)), ((2, 3, 4), (4, 5)), ((2, 3, 4), (6, 4, 5)), ((4,), (6, 4, 5))],
+    )
     def test_dot_has_numpys_shapes(self, a_shape, b_shape) -> None:
         a, b = ints(a_shape), ints(b_shape)
         wanted = np.dot(a.astype(np.int64), b.astype(np.int64))

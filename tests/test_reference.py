@@ -306,7 +306,7 @@ def fixed_point(M: Fraction):
     """q and e of A4, from the exact M."""
     if M == 0:
         return 0, 0
-    e = next(i for i in itertools.count(-1200) if M < Fraction(2) ** i)
+    e = next(i for i in itertools.count(-1200) if Fraction(2) ** i > M)
     q = half_up(M / Fraction(2) ** e * 2**31)
     if q == 2**31:
         q, e = 2**30, e + 1

@@ -130,10 +130,8 @@ struct Driver {
         for (idx j = 0; j < cols; ++j) from[j] = int32_t(uint32_t(from[j]) - sum[r] * uint32_t(g.w_zero[j0 + j]));
       if (g.add)
         for (idx j = 0; j < cols; ++j) to[j] = int32_t(uint32_t(to[j]) + uint32_t(from[j]));
-      else if (cols == kNr)
-        memcpy(to, from, size_t(kNr) * 4);  // a constant size: registers, no call
-      else
-        memcpy(to, from, size_t(cols) * 4);
+      else if (cols == kNr) memcpy(to, from, size_t(kNr) * 4);  // a constant size: registers, no call
+      else memcpy(to, from, size_t(cols) * 4);
     }
   }
 
@@ -142,7 +140,8 @@ struct Driver {
     I::begin();
     for (idx n0 = n.begin; n0 < n.end; n0 += b.nc)
       for (idx m0 = m.begin; m0 < m.end; m0 += b.mc)
-        cache_block(g, b, {m0, min_of(m0 + b.mc, m.end)}, {n0, min_of(n0 + b.nc, n.end)}, static_cast<uint8_t*>(scratch));
+        cache_block(g, b, {m0, min_of(m0 + b.mc, m.end)}, {n0, min_of(n0 + b.nc, n.end)},
+                    static_cast<uint8_t*>(scratch));
     I::finish();
   }
 

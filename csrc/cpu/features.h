@@ -13,8 +13,8 @@ struct Features {
   int count;
 };
 
-Features cpu_features();               // every feature that a kernel asks for, found or not
-bool cpu_runs(const char* isa);        // may a kernel of this ISA run here?
-long cache_bytes(int level);           // data cache of one core, 1 or 2; a usual size when the system does not say
+Features cpu_features();         // every feature that a kernel asks for, found or not
+bool cpu_runs(const char* isa);  // may a kernel of this ISA run here?
+long cache_bytes(int level);     // data cache of one core, 1 or 2; a usual size when the system does not say
 
 }  // namespace qk

@@ -29,7 +29,8 @@ struct Isa {
     pack_chunks<int16_t, ASigned, 0>(g, i, rows, k0, k, reinterpret_cast<int16_t*>(dst));
   }
 
-  static void micro(int rows, int, const uint8_t* a_bytes, idx, idx, const uint8_t* w, idx, idx k, int32_t* tile, bool) {
+  static void micro(int rows, int, const uint8_t* a_bytes, idx, idx, const uint8_t* w, idx, idx k, int32_t* tile,
+                    bool) {
     const int16_t* a = reinterpret_cast<const int16_t*>(a_bytes);
     for (int r = 0; r < rows; ++r) {
       int32_t acc[kPanel] = {};

@@ -9,6 +9,7 @@
 #define QK_STR2(x) #x
 #define QK_STR(x) QK_STR2(x)
 
+// clang-format off
 #define QK_ROW(types, as, ws)                                                                             \
   {                                                                                                       \
     "gemm_" types "_" QK_TILE "_" QK_STR(QK_ISA), types, QK_STR(QK_ISA), as, ws, Isa<as, ws>::kFlip != 0, Isa<as, ws>::kMr,       \
@@ -20,3 +21,4 @@
   static const KernelRow rows[] = {QK_ROW("u8s8s32", false, true), QK_ROW("s8s8s32", true, true),   \
                                    QK_ROW("s8u8s32", true, false), QK_ROW("u8u8s32", false, false)}; \
   const RowList list = {rows, 4};
+// clang-format on

@@ -122,8 +122,10 @@ struct Isa {
 
   static void micro(int rows, int panels, const uint8_t* a, idx a_step, idx a_stride, const uint8_t* w, idx w_panel,
                     idx k, int32_t* tile, bool add) {
-    const auto run = rows > kTileRows ? (panels == 2 ? amx_micro<ASigned, WSigned, true, true> : amx_micro<ASigned, WSigned, true, false>)
-                                      : (panels == 2 ? amx_micro<ASigned, WSigned, false, true> : amx_micro<ASigned, WSigned, false, false>);
+    const auto run =
+        rows > kTileRows
+            ? (panels == 2 ? amx_micro<ASigned, WSigned, true, true> : amx_micro<ASigned, WSigned, true, false>)
+            : (panels == 2 ? amx_micro<ASigned, WSigned, false, true> : amx_micro<ASigned, WSigned, false, false>);
     run(rows, a, a_step, a_stride, w, w_panel, k / kTileK, tile, add);
   }
 };

@@ -49,9 +49,7 @@ struct Ymm {
 template <bool ASigned, bool WSigned>
 struct Isa : WidenIsa<Ymm, ASigned, WSigned, 6, 8> {};
 
-double peak(idx rounds) {
-  return peak_of<Ymm, 12, 32>(rounds, _mm256_set1_epi32(0x01020304));
-}
+double peak(idx rounds) { return peak_of<Ymm, 12, 32>(rounds, _mm256_set1_epi32(0x01020304)); }
 
 }  // namespace
 

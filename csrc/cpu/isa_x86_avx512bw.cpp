@@ -42,17 +42,15 @@ struct Zmm {
   static void join(Reg x, Reg y, int32_t* out) {
     const Reg even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     const Reg odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-    _mm512_storeu_si512(out, _mm512_add_epi32(_mm512_permutex2var_epi32(x, even, y),
-                                              _mm512_permutex2var_epi32(x, odd, y)));
+    _mm512_storeu_si512(out,
+                        _mm512_add_epi32(_mm512_permutex2var_epi32(x, even, y), _mm512_permutex2var_epi32(x, odd, y)));
   }
 };
 
 template <bool ASigned, bool WSigned>
 struct Isa : WidenIsa<Zmm, ASigned, WSigned, 12, 24> {};
 
-double peak(idx rounds) {
-  return peak_of<Zmm, 24, 64>(rounds, _mm512_set1_epi32(0x01020304));
-}
+double peak(idx rounds) { return peak_of<Zmm, 24, 64>(rounds, _mm512_set1_epi32(0x01020304)); }
 
 }  // namespace
 

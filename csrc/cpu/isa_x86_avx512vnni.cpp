@@ -35,9 +35,7 @@ struct Zmm {
 template <bool ASigned, bool WSigned>
 struct Isa : VnniIsa<Zmm, ASigned, WSigned, 12, 2, 24> {};
 
-double peak(idx rounds) {
-  return peak_of<Zmm, 24, 128>(rounds, _mm512_set1_epi32(0x01020304));
-}
+double peak(idx rounds) { return peak_of<Zmm, 24, 128>(rounds, _mm512_set1_epi32(0x01020304)); }
 
 }  // namespace
 

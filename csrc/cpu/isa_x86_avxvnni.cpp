@@ -34,9 +34,7 @@ struct Ymm {
 template <bool ASigned, bool WSigned>
 struct Isa : VnniIsa<Ymm, ASigned, WSigned, 6, 1, 12> {};
 
-double peak(idx rounds) {
-  return peak_of<Ymm, 12, 64>(rounds, _mm256_set1_epi32(0x01020304));
-}
+double peak(idx rounds) { return peak_of<Ymm, 12, 64>(rounds, _mm256_set1_epi32(0x01020304)); }
 
 }  // namespace
 

@@ -134,12 +134,11 @@ void pack_panels(const PlainWeights& w, idx k_step, Range panels, uint8_t* dst, 
   const idx k_whole = padded(w.k, k_step);
   for (idx p = panels.begin; p < panels.end;) {
     const idx whole = w.col == 1 ? min_of(kSideBySide, min_of(panels.end, w.n / kPanel) - p) : 0;
-    if (whole > 0)
-      pack_adjacent(w, k_whole, p * kPanel, whole, dst + p * k_whole * kPanel);
-    else
-      pack_panel(w, k_whole, p * kPanel, dst + p * k_whole * kPanel);
+    if (whole > 0) pack_adjacent(w, k_whole, p * kPanel, whole, dst + p * k_whole * kPanel);
+    else pack_panel(w, k_whole, p * kPanel, dst + p * k_whole * kPanel);
     for (const idx end = p + max_of(whole, 1); p < end; ++p)
-      if (sums) (w.is_signed ? sum_columns<true> : sum_columns<false>)(dst + p * k_whole * kPanel, k_whole, sums + p * kPanel);
+      if (sums)
+        (w.is_signed ? sum_columns<true> : sum_columns<false>)(dst + p * k_whole * kPanel, k_whole, sums + p * kPanel);
   }
 }
 

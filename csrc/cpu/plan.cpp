@@ -54,7 +54,8 @@ struct Context {
 
 void pack_task(void* context, int index) {
   Context& c = *static_cast<Context*>(context);
-  pack_panels(c.plain, c.row.k_step, part(ceil_div(c.plain.n, kPanel), 1, c.tasks, index), c.packed, c.needs_sums ? c.sums : nullptr);
+  pack_panels(c.plain, c.row.k_step, part(ceil_div(c.plain.n, kPanel), 1, c.tasks, index), c.packed,
+              c.needs_sums ? c.sums : nullptr);
 }
 
 // Few rows: plain weights are packed a block at a time, just before it is multiplied, and the block never leaves L2.
@@ -89,8 +90,7 @@ void block_task(void* context, int index) {
   if (m.begin == m.end || n.begin == n.end) return;
   if (void* scratch = thread_scratch(kBlockScratch, c.row.scratch_bytes(c.gemm)))
     c.pack_late ? late_block(c, m, n, scratch) : c.row.block(c.gemm, m, n, scratch);
-  else
-    c.failed = true;
+  else c.failed = true;
 }
 
 const int32_t* gather(const int32_t* values, idx step, idx count, int32_t*& room) {
@@ -145,7 +145,8 @@ bool prepare(Context& c, const KernelRow& row, const Job& job, idx index) {
 }
 
 bool run_one(const KernelRow& row, const Job& job, idx index, int threads) {
-  Context c{row, job, threads, split(row, job.one.m, job.one.n, threads), {}, {}, false, false, nullptr, nullptr, {false}};
+  Context c{row,     job,     threads, split(row, job.one.m, job.one.n, threads), {}, {}, false, false,
+            nullptr, nullptr, {false}};
   if (!prepare(c, row, job, index)) return false;
   parallel(c.grid.m * c.grid.n, block_task, &c);
   return !c.failed;

@@ -27,7 +27,9 @@ inline void pause_cpu() {
 // A thread that runs one task at a time for whoever holds the pool.
 class Worker {
  public:
-  void start() { std::thread([this] { loop(); }).detach(); }
+  void start() {
+    std::thread([this] { loop(); }).detach();
+  }
 
   void give(Task task, void* context, int index) {
     task_ = task;

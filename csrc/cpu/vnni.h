@@ -81,8 +81,7 @@ struct VnniIsa {
     if (rows == Rows) {
       if (panels == Panels)
         vnni_micro<V, WSigned, Rows, Panels, split<Rows, Panels>()>(a, w, w_panel, chunks, tile, kNr);
-      else
-        vnni_micro<V, WSigned, Rows, 1, split<Rows, 1>()>(a, w, w_panel, chunks, tile, kNr);
+      else vnni_micro<V, WSigned, Rows, 1, split<Rows, 1>()>(a, w, w_panel, chunks, tile, kNr);
       return;
     }
     if constexpr (Rows > 1) dispatch<Rows - 1>(rows, panels, a, w, w_panel, chunks, tile);

@@ -6,7 +6,8 @@
 #else
 #include <immintrin.h>
 
-#define QK_KEEP(reg) __asm__ volatile("" : "+v"(reg))  // the compiler must have the value here, and forgets what it knew
+#define QK_KEEP(reg) \
+  __asm__ volatile("" : "+v"(reg))  // the compiler must have the value here, and forgets what it knew
 
 // Tile loads are volatile asm that does not say that it reads memory: keeps ordinary stores on their side.
 #define QK_MEMORY_BARRIER() __asm__ volatile("" ::: "memory")
@@ -14,7 +15,7 @@
 #ifdef __AMX_TILE__
 // gcc 12's _tile_loadconfig declares 8 of the 64 bytes as read, so a local configuration is optimised away.
 static inline void qk_tile_loadconfig(const void* config) {
-  __asm__ volatile("ldtilecfg %0" ::"m"(*static_cast<const char(*)[64]>(config)));
+  __asm__ volatile("ldtilecfg %0" ::"m"(*static_cast<const char (*)[64]>(config)));
 }
 #endif
 #endif

@@ -1,4 +1,4 @@
-"""The compiled kernels: each row of `_native` becomes a Kernel. Without the module there are none, and `MISSING` says why."""
+"""The compiled kernels: each row of `_native` becomes a Kernel. Without the module, none; `MISSING` says why."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from qkernels.kernel import Hardware, Kernel, Problem
 from qkernels.weight import K_PAD, N_PANEL, PackedMatrix, padded
 
 try:
-    from qkernels import _native
+    import qkernels._native as _native
 
     MISSING = ""
 except ImportError as error:
     _native = None  # type: ignore[assignment]
-    MISSING = f"the native module was not built or does not load ({error}); NumPy and Numba kernels stand in"
+    MISSING = f"not built, or it does not load ({error}); NumPy and Numba kernels stand in"
 
-PACK_BYTES_US = 1e4  # plain weights packed in a microsecond: what an unpacked product pays on top
+PACK_BYTES_US = 2e4  # plain weights packed in a microsecond: what an unpacked product pays on top
 
 
 def _judge(row: dict[str, Any], problem: Problem, hardware: Hardware) -> float | str:
@@ -55,7 +55,14 @@ def handle(packed: PackedMatrix) -> object:
 
 
 def _run(
-    module: Any, threads: int, index: int, a: np.ndarray, b: Any, out: np.ndarray, a_zero: Any = None, b_zero: Any = None
+    module: Any,
+    threads: int,
+    index: int,
+    a: np.ndarray,
+    b: Any,
+    out: np.ndarray,
+    a_zero: Any = None,
+    b_zero: Any = None,
 ) -> None:
     weights = handle(b) if isinstance(b, PackedMatrix) else b
     if (out.strides[-1] == 4 or out.shape[-1] == 1) and out.strides[-2] % 4 == 0 and out.flags.aligned:

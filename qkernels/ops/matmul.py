@@ -34,7 +34,7 @@ def matmul(
     b_zero_point: Any = 0,
     overflow: Literal["error", "wrap"] = "error",
 ) -> Any:
-    """a @ b with NumPy's shapes (1-D, batches, broadcasting, any strides). int8/uint8 × int8/uint8 → int32, exact.   A2, A3
+    """a @ b with NumPy's shapes (1-D, batches, broadcasting, any strides). 8 × 8 bits → int32, exact.        A2, A3
 
     a             (…, m, k) array                    b             (…, k, n) array, or a PackedMatrix (k, n)
     a_zero_point  integer, scalar or (…, m)          b_zero_point  integer, scalar or (…, n)
@@ -42,8 +42,8 @@ def matmul(
     dtype         None: int32. "int64" lifts the bound on k. dtype=a.dtype asks for NumPy's own wrapping result.
     overflow      "error": a k at which a sum could leave int32 is refused; "wrap": computed modulo 2³².
 
-    A QTensor operand gives the float product of the dequantized values (scale · (code − zero_point)): with two of integers
-    from the exact accumulators, f32(f32(acc) · f32(a_scale · b_scale)), dtype then being a float type (A6, A10).
+    A QTensor operand gives the float product of the dequantized values, scale · (code − zero_point): where both are
+    integers, from the exact accumulators, f32(f32(acc) · f32(a_scale · b_scale)). dtype is then a float type (A6, A10).
 
     Every result is the same bits on every CPU, kernel and number of threads. Inputs of other dtypes are handed to the
     library's own matmul, so that this is a drop-in.
@@ -148,7 +148,7 @@ def _kind(x: Any) -> str:
 def _refuse_zeros(a: Any, b: Any, a_zero: Any, b_zero: Any) -> None:
     """What only 8-bit operands can have must not be lost when a product is handed on."""
     if isinstance(b, PackedMatrix):
-        raise TypeError(f"matmul: a is {_kind(a)}, b is a PackedMatrix of {b.dtype}: wanted int8 or uint8, an integer result")
+        raise TypeError(f"matmul: a is {_kind(a)}, b is a PackedMatrix of {b.dtype}: wanted int8 or uint8")
     for name, zero in (("a_zero_point", a_zero), ("b_zero_point", b_zero)):
         if np.any(np.asarray(zero) != 0):
             raise TypeError(f"matmul: {name} goes with int8 or uint8 operands, got {_kind(a)} and {_kind(b)}")
@@ -210,10 +210,14 @@ def _zero_point(name: str, value: Any, dtype: np.dtype, full: tuple[int, ...]) -
             raise TypeError(f"matmul: {name} has dtype {array.dtype}, wanted integers")
         low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
     if low < limits.min or high > limits.max:
-        raise ValueError(f"matmul: {name}={high if high > limits.max else low} is outside of {dtype} ({limits.min}…{limits.max})")
+        raise ValueError(
+            f"matmul: {name}={high if high > limits.max else low} is outside of {dtype} ({limits.min}…{limits.max})"
+        )
     if type(value) is int or array.ndim == 0:
         return low
-    if len(array.shape) > len(full) or any(s not in (1, f) for s, f in zip(array.shape[::-1], full[::-1], strict=False)):
+    if len(array.shape) > len(full) or any(
+        s not in (1, f) for s, f in zip(array.shape[::-1], full[::-1], strict=False)
+    ):
         raise ValueError(f"matmul: {name} has shape {array.shape}, wanted a scalar{f' or {full}' if full else ''}")
     return array.astype(INT32)
 
@@ -263,7 +267,9 @@ def _multiply(kernel: Kernel, call: _Call, product: np.ndarray) -> None:
     if call.folds:
         m, n = math.prod(product.shape[:-1]), product.shape[-1]
         target = _rows_of(product, m)
-        a_zero = call.a_zero if isinstance(call.a_zero, int) else np.broadcast_to(call.a_zero, product.shape[:-1]).reshape(m)
+        a_zero = (
+            call.a_zero if isinstance(call.a_zero, int) else np.broadcast_to(call.a_zero, product.shape[:-1]).reshape(m)
+        )
         kernel.run(a.reshape(m, a.shape[-1]), b, target, _array(a_zero, (m,)), _array(call.b_zero, (n,)))
         if not np.shares_memory(target, product):
             product[...] = target.reshape(product.shape)
@@ -272,8 +278,8 @@ def _multiply(kernel: Kernel, call: _Call, product: np.ndarray) -> None:
     b = b.unpack() if isinstance(b, PackedMatrix) else b
     a = np.broadcast_to(a, (*batch, *a.shape[-2:]))
     b = np.broadcast_to(b, (*batch, *b.shape[-2:]))
-    a_zero, b_zero = _array(call.a_zero, product.shape[:-1]), _array(call.b_zero, (*batch, product.shape[-1]))
-    kernel.run(a, b, product, a_zero, b_zero)
+    rows, columns = product.shape[:-1], (*batch, product.shape[-1])
+    kernel.run(a, b, product, _array(call.a_zero, rows), _array(call.b_zero, columns))
 
 
 def _rows_of(product: np.ndarray, m: int) -> np.ndarray:
@@ -311,14 +317,23 @@ def _remember(kernel: Kernel, problem: Problem, call: _Call) -> None:
 
 
 def _problem_of(
-    a: Any, b: Any, /, out: Any = None, *, dtype: Any = None, a_zero_point: Any = 0, b_zero_point: Any = 0, overflow: str = "error"
+    a: Any,
+    b: Any,
+    /,
+    out: Any = None,
+    *,
+    dtype: Any = None,
+    a_zero_point: Any = 0,
+    b_zero_point: Any = 0,
+    overflow: str = "error",
 ) -> Problem | str:
     if isinstance(a, QTensor) or isinstance(b, QTensor):
         codes = [x._plain() if isinstance(x, QTensor) else x for x in (a, b)]
         return _problem_of(*codes) if all(map(_is_ours, codes)) else "a product with a QTensor, of dequantized values"
     call = _check(a, b, out, dtype, a_zero_point, b_zero_point, overflow)
     if call is None:
-        return f"handed to the arrays' own matmul: {_kind(a)} · {_kind(b)}{f' as {dtype}' if dtype is not None else ''} is no 8-bit integer product"
+        wanted = "" if dtype is None else f" as {dtype}"
+        return f"handed to the arrays' own matmul: {_kind(a)} · {_kind(b)}{wanted} is no 8-bit integer product"
     if 0 in call.shape or call.a.shape[-1] == 0:
         return "nothing to compute: an empty product needs no kernel"
     return call.problem()

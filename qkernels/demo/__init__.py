@@ -1,0 +1,1 @@
+"""A real network on real images, float against int8. `python -m qkernels demo`."""

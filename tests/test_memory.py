@@ -1,0 +1,87 @@
+"""Guard pages: every buffer flush against memory that may not be touched, before it and behind it, for every kernel.
+
+A subprocess a module, so that a fault is a failing test with the kernel's name, and not the end of the run.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from qkernels.backends import native
+
+try:
+    from qkernels import _emulated
+except ImportError:
+    _emulated = None  # type: ignore[assignment]
+
+SCRIPT = r"""
+import ctypes, importlib, mmap, sys
+import numpy as np
+
+PAGE = mmap.PAGESIZE
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
+libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+rooms = []
+
+def guarded(x, at_end):
+    '''A copy of x whose last (or first) byte is the last (first) before a page that may not be touched.'''
+    pages = -(-max(x.nbytes, 1) // PAGE)
+    base = libc.mmap(None, (pages + 2) * PAGE, 3, 0x22, -1, 0)
+    assert base not in (None, ctypes.c_void_p(-1).value)
+    for guard in (base, base + (pages + 1) * PAGE):
+        assert libc.mprotect(guard, PAGE, 0) == 0
+    rooms.append((base, (pages + 2) * PAGE))
+    start = base + PAGE + (pages * PAGE - x.nbytes if at_end else 0)
+    view = np.ctypeslib.as_array((ctypes.c_uint8 * x.nbytes).from_address(start)).view(x.dtype).reshape(x.shape)
+    view[...] = x
+    return view
+
+def release():
+    while rooms:
+        libc.munmap(*rooms.pop())
+
+module = importlib.import_module("qkernels." + sys.argv[1])
+rng = np.random.default_rng(0)
+for index, row in enumerate(module.rows()):
+    if not row["runs_here"]:
+        continue
+    a_type, b_type = (np.int8 if row["types"][i] == "s" else np.uint8 for i in (0, 2))
+    mr, nr = row["mr"], row["nr"]
+    sizes = [(1, 1, 1), (mr, nr, 64), (mr + 1, nr + 1, 65), (mr - 1, nr - 1, 63), (2, 17, 5), (3, 16, 130), (70, 9, 33)]
+    for m, n, k in sizes:
+        for at_end in (True, False):
+            print(row["name"], m, n, k, "end" if at_end else "start", flush=True)
+            a = guarded(rng.integers(0, 256, (m, k)).astype(np.uint8).view(a_type), at_end)
+            b = guarded(rng.integers(0, 256, (k, n)).astype(np.uint8).view(b_type), at_end)
+            za = guarded(rng.integers(0, 100, m).astype(np.int32), at_end)
+            zb = guarded(rng.integers(0, 100, n).astype(np.int32), at_end)
+            wanted = (a.astype(np.int64) - za[:, None]) @ (b.astype(np.int64) - zb)
+            data = guarded(np.zeros(-(-n // 16) * 16 * (-(-k // 64) * 64), np.uint8), at_end)
+            sums = guarded(np.zeros(-(-n // 16) * 16, np.int32), at_end)
+            module.pack(b, data, sums)
+            bt = guarded(np.ascontiguousarray(b.T), at_end).T
+            at = guarded(np.ascontiguousarray(a.T), at_end).T
+            handle = module.packed(data, sums, k, n, b_type is np.int8)
+            for left, right in ((a, b), (a, handle), (at, bt)):
+                for threads in (1, 2):
+                    out = guarded(np.zeros((m, n), np.int32), at_end)
+                    module.gemm(index, left, right, out, za, zb, threads)
+                    assert np.array_equal(out, wanted), "wrong result"
+            release()
+print("all inside")
+"""
+
+
+@pytest.mark.parametrize("module", ["_native", "_emulated"])
+def test_no_kernel_touches_what_is_not_its_own(module: str) -> None:
+    if (native._native if module == "_native" else _emulated) is None:
+        pytest.skip(f"the module {module} is not built")
+    done = subprocess.run([sys.executable, "-c", SCRIPT, module], capture_output=True, text=True)
+    last = (done.stdout.strip().splitlines() or ["nothing ran"])[-1]
+    assert last == "all inside", f"exit status {done.returncode} at: {last}\n{done.stderr[-2000:]}"
