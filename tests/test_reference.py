@@ -983,7 +983,7 @@ class Packed:
         return self.b
 
 
-GEMM = [kernel for kernel in ref.KERNELS if kernel.op == "gemm"]  # the elementwise rows: test_elementwise_rows.py
+GEMM = [kernel for kernel in ref.KERNELS if kernel.op == "gemm"]  # the others: test_quantize.py, test_requantize.py
 
 
 def test_rows():
