@@ -1,5 +1,5 @@
-"""Inputs of the elementwise ops: layouts of scales, and numbers that break wrong kernels. Expansions are done here again,
-an element at a time, so that nothing of the package's own algebra stands on both sides of a comparison."""
+"""Inputs of the elementwise ops: layouts of scales, and numbers that break wrong kernels. Expansions are done here
+again, an element at a time, so that nothing of the package's own algebra stands on both sides of a comparison."""
 
 from __future__ import annotations
 

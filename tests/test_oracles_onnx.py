@@ -1,5 +1,5 @@
-"""ONNX Runtime says the same: QuantizeLinear, DequantizeLinear and DynamicQuantizeLinear, at least a thousand random cases
-each, every element. A session serves many cases."""
+"""ONNX Runtime says the same: QuantizeLinear, DequantizeLinear and DynamicQuantizeLinear, at least a thousand random
+cases each, every element. A session serves many cases."""
 
 from __future__ import annotations
 

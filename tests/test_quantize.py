@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 from quantize_cases import (
-    LAYOUTS, TYPES, brute_spread, code_types, floats, granularities, missing, ml_dtypes_or_skip, scale_shape, scales,
+    LAYOUTS,
+    TYPES,
+    brute_spread,
+    code_types,
+    floats,
+    granularities,
+    missing,
+    ml_dtypes_or_skip,
+    scale_shape,
+    scales,
     torch_or_skip,
 )  # fmt: skip
 

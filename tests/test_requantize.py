@@ -17,7 +17,7 @@ KERNELS = dispatch.kernels("requantize")
 S32_ENDS = np.array(
     [-(2**31), -(2**31) + 1, -(2**30), -(2**24) - 1, -1, 0, 1, 2**24 + 1, 2**30, 2**31 - 2, 2**31 - 1], S32
 )
-# Ordinary ones; powers of two, whose products tie; next to q = 2³¹; flushed and saturated by A4; the ends of float64.
+# Powers of two, whose products tie; next to q = 2³¹; flushed and saturated by A4; the ends of float64.
 ODD = (0.5, 0.25, 1.0, 2.0, 2.0**-8, 2.0**-20, 1 - 2.0**-33, 1 - 2.0**-32, 0.75, 3e-5, 2.0**-31, 2.0**-32, 2.0**-33, 2.0**-34,
        2.0**30, 2.0**31, 2.0**32, 1e20, 1e-20, 1e-300, 2.0**-149, 2.0**-150, 5e-324)  # fmt: skip
 
