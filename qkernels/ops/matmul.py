@@ -77,6 +77,11 @@ class _Call(NamedTuple):
         """One matrix b for all of a: the batch of a is just more rows."""
         return self.b.ndim == 2 and (isinstance(self.b_zero, int) or self.b_zero.ndim == 1)
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """batch + (m, n, k), whatever of it one problem states."""
+        return *self.shape, self.a.shape[-1]
+
     def problem(self) -> Problem:
         m, n = self.shape[-2:]
         k = self.a.shape[-1]
@@ -230,10 +235,11 @@ def _run(call: _Call) -> Any:
     problem = call.problem()
     kernel = dispatch.choose(problem)
     if call.dtype.itemsize == 8:
-        return _deliver(call, _sum_chunks(kernel, call).reshape(call.visible).view(call.dtype))
+        total = verbose.timed(kernel, problem, _sum_chunks, kernel, call, sizes=call.sizes)
+        return _deliver(call, total.reshape(call.visible).view(call.dtype))
     direct = _direct_out(call)
     product = np.empty(call.shape, INT32) if direct is None else direct
-    verbose.timed(kernel, problem, _multiply, kernel, call, product)
+    verbose.timed(kernel, problem, _multiply, kernel, call, product, sizes=call.sizes)
     _remember(kernel, problem, call)
     if direct is not None:
         return call.given_out
