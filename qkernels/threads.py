@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import sys
 
@@ -10,12 +11,13 @@ from qkernels.backends import native
 
 def set_num_threads(n: int | None) -> None:
     """Use n threads for large products, process-wide. None: as many as this process may use. Results do not change."""
-    if n is not None and (isinstance(n, bool) or not isinstance(n, int)):
+    if n is not None and (isinstance(n, bool) or not hasattr(n, "__index__")):
         raise TypeError(f"set_num_threads: n must be an int or None, got {type(n).__name__}")
-    if n is not None and n < 1:
+    count = 0 if n is None else operator.index(n)
+    if n is not None and count < 1:
         raise ValueError(f"set_num_threads: n={n}, wanted at least 1")
     if native._native is not None:
-        native._native.set_num_threads(n or 0)
+        native._native.set_num_threads(min(count, 2**31 - 1))  # the pool has a bound of its own
 
 
 def get_num_threads() -> int:
