@@ -5,6 +5,9 @@ from __future__ import annotations
 import operator
 import os
 import sys
+from collections.abc import Callable
+from importlib.machinery import ModuleSpec, PathFinder
+from typing import Any
 
 from qkernels.backends import native
 
@@ -36,14 +39,21 @@ def _set_default() -> None:
 _set_default()
 
 
+# ---------------------------------------------------------------- threadpoolctl
+
+
 def register_threadpoolctl() -> None:
     """Let threadpoolctl find our pool: `threadpool_limits(1)` and `threadpool_info()` then cover it.
 
-    Done by `import qkernels` where threadpoolctl was imported before; else call this after importing it (looking for
-    it would cost every import some milliseconds).
+    Happens by itself when both are imported, in either order; needed only where threadpoolctl is not imported from a
+    file on sys.path.
     """
     import threadpoolctl
 
+    _register(threadpoolctl)
+
+
+def _register(threadpoolctl: Any) -> None:
     class QKernelsController(threadpoolctl.LibController):  # type: ignore[misc]
         user_api = internal_api = "qkernels"
         filename_prefixes = ("_native",)
@@ -62,5 +72,27 @@ def register_threadpoolctl() -> None:
         threadpoolctl.register(QKernelsController)
 
 
+class _WhenImported:
+    """On sys.meta_path until threadpoolctl is imported: importing it ourselves would cost every process 9 ms."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if name != "threadpoolctl":
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+            spec.loader.exec_module = lambda module: self._after(execute, module)  # type: ignore[method-assign]
+        return spec
+
+    def _after(self, execute: Callable[[Any], None], module: Any) -> None:
+        execute(module)
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)
+        if hasattr(module, "register"):  # from version 3.2 on
+            _register(module)
+
+
 if "threadpoolctl" in sys.modules:
     register_threadpoolctl()
+elif native._native is not None:
+    sys.meta_path.insert(0, _WhenImported())
