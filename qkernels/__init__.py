@@ -10,9 +10,16 @@ array([[49152, 49152],
 from qkernels.config import show_config
 from qkernels.dispatch import explain, kernels, use
 from qkernels.kernel import Kernel, NoKernelError
+from qkernels.ops.calibrate import calibrate
+from qkernels.ops.dequantize import dequantize
+from qkernels.ops.dynamic_quantize import dynamic_quantize
 from qkernels.ops.matmul import matmul
 from qkernels.ops.pack import pack
+from qkernels.ops.quantization_error import QuantizationError, quantization_error
+from qkernels.ops.quantize import fake_quantize, quantize
+from qkernels.ops.requantize import requantize
 from qkernels.patch import patch_numpy
+from qkernels.tensor import QTensor
 from qkernels.threads import get_num_threads, register_threadpoolctl, set_num_threads
 from qkernels.weight import PackedMatrix
 
@@ -22,13 +29,22 @@ __all__ = [
     "Kernel",
     "NoKernelError",
     "PackedMatrix",
+    "QTensor",
+    "QuantizationError",
+    "calibrate",
+    "dequantize",
+    "dynamic_quantize",
     "explain",
+    "fake_quantize",
     "get_num_threads",
     "kernels",
     "matmul",
     "pack",
     "patch_numpy",
+    "quantization_error",
+    "quantize",
     "register_threadpoolctl",
+    "requantize",
     "set_num_threads",
     "show_config",
     "use",

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from qkernels.dtypes import FLOAT_TYPES, bfloat16_bits, cast_float, listed, name_of
+
 
 def is_torch(x: Any) -> bool:
     torch = sys.modules.get("torch")
@@ -49,3 +51,45 @@ def has_own_matmul(x: Any) -> bool:
     """Does x's class take over NumPy's functions (cupy, sparse, QTensor…), so that it must be asked?"""
     override = getattr(type(x), "__array_ufunc__", None)
     return override is not None and override is not np.ndarray.__array_ufunc__
+
+
+# ---------------------------------------------------------------- floats, and arrays that ops make anew
+
+
+def library_of(x: Any) -> str:
+    """ "torch" or "numpy": whose arrays the results for x are."""
+    return "torch" if is_torch(x) else "numpy"
+
+
+def float_name(x: Any) -> str:
+    """ "float32", "bfloat16", …: the type of x's elements, or what else it is."""
+    return name_of(x.dtype) if hasattr(x, "dtype") else np.asarray(x).dtype.name
+
+
+def as_float32(x: Any, op: str, name: str) -> np.ndarray:
+    """x as float32 (A1: float16 and bfloat16 exactly, float64 rounded); it shares x's memory where it can."""
+    kind = float_name(x)
+    if kind not in FLOAT_TYPES:
+        raise TypeError(f"{op}: {name} has dtype {kind}, wanted one of {listed(FLOAT_TYPES)}")
+    if is_torch(x) and kind == "bfloat16":
+        x = x.detach().float()
+    with np.errstate(over="ignore", under="ignore"):
+        return as_array(x, op, name).astype(np.float32, copy=False)
+
+
+def new_array(array: np.ndarray, library: str) -> Any:
+    """A result that nobody else holds, in its library."""
+    if library == "numpy":
+        return array
+    import torch
+
+    return torch.from_numpy(array if array.flags.writeable and array.flags.c_contiguous else array.copy())
+
+
+def new_floats(values: np.ndarray, dtype: str, library: str) -> Any:
+    """float32 values as a new array of a float type, in a library."""
+    if library == "torch" and dtype == "bfloat16":
+        import torch
+
+        return torch.from_numpy(bfloat16_bits(values).view(np.int16)).view(torch.bfloat16)
+    return new_array(cast_float(values, dtype), library)

@@ -15,11 +15,18 @@ from contextvars import ContextVar
 from typing import Any
 
 from qkernels import hardware as _hardware
-from qkernels.backends import native, numba_cpu, numpy_cpu, reference
+from qkernels.backends import native, numba_cpu, numba_elementwise, numpy_cpu, numpy_elementwise, reference
 from qkernels.kernel import Hardware, Kernel, NoKernelError, Problem
 
 # The order decides between equal costs.
-KERNELS: tuple[Kernel, ...] = native.KERNELS + numba_cpu.KERNELS + numpy_cpu.KERNELS + reference.KERNELS
+KERNELS: tuple[Kernel, ...] = (
+    *native.KERNELS,
+    *numba_cpu.KERNELS,
+    *numba_elementwise.KERNELS,
+    *numpy_cpu.KERNELS,
+    *numpy_elementwise.KERNELS,
+    *reference.KERNELS,
+)
 
 _pattern: ContextVar[str | None] = ContextVar("qkernels.use", default=None)
 _default_pattern = os.environ.get("QKERNELS_USE") or "*"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 # Every instruction set, or its stand-in, that a kernel's name may end in. `reference` is the executable specification.
 ISAS = (
@@ -22,7 +22,7 @@ class Problem(NamedTuple):
     """All that dispatch may look at. One product out[m, n] = a[m, k] · w[k, n], or whatever `op` makes of m, n, k."""
 
     op: str
-    types: str  # activation, weight, accumulator: "u8s8s32"
+    types: str  # activation, weight, accumulator: "u8s8s32"; of elementwise ops in and out: "f32s8"
     m: int
     n: int
     k: int
@@ -39,6 +39,37 @@ class Hardware(NamedTuple):
     gpu: str = ""
 
 
+class Scales(NamedTuple):
+    """The scale and zero point of every element of a (rows, inner) array. Element i, j has
+
+        scale[(i // repeat) % scale.shape[0], j // group]        and zero likewise
+
+    so that   one for all      is (1, 1),                group = inner
+              one a row        is (rows, 1),             group = inner
+              one a column     is (1, inner),            group = 1
+              groups of a row  is (rows, ⌈inner/G⌉),     group = G
+              groups of rows   is (⌈rows/G⌉, inner),     group = 1, repeat = G
+              NCHW channels    is (channels, 1),         group = h·w, the rows being images × channels.
+    """
+
+    scale: Any  # float32, C contiguous, finite and > 0
+    zero: Any  # int32 of scale's shape, C contiguous, codes of the type; None: zero
+    repeat: int
+    group: int
+
+
+class Multipliers(NamedTuple):
+    """What requantize multiplies accumulators with (A4), placed as `Scales` are. All arrays have one shape."""
+
+    rounding: str
+    m: Any  # half_even: float32. half_away: float64. gemmlowp, ruy, half_up: int32 q, 0 or in [2³⁰, 2³¹)
+    e: Any  # of those three: int32 in [−31, 30], the multiplier being q·2^(e−31); else None
+    bias: Any  # int32, added to the accumulator mod 2³²; None: none
+    zero: Any  # int32, codes of the type; None: zero
+    repeat: int
+    group: int
+
+
 @dataclass(frozen=True, slots=True)
 class Kernel:
     """One row of the registry: a name, and one sentence about when it is worth running.
@@ -52,6 +83,19 @@ class Kernel:
         out     (…, m, n) int32, any strides; overlaps neither input; m, n, k ≥ 1; every element is written
         a_zero  None (zero) or int32 of out.shape[:-1]             b_zero  None or int32 of out.shape[:-2] + (n,)
                 (either may be a broadcast view, strides 0)
+
+    run, for the elementwise ops. Problem: m = rows, n = inner, k = 1, no layout. Types: those of x and out as they lie
+    in memory ("f32s8"): 4- and 2-bit codes live in s8 and u8, and `limits` = (lowest, highest) code tells them apart.
+    Every array is C contiguous, (rows, inner) with rows, inner ≥ 1; out overlaps no input; all of it is written.
+
+        op "quantize"          run(x, scales, limits, out)                                          f32 → codes     (A7)
+        op "dequantize"        run(q, scales, out)                                                  codes → f32     (A9)
+        op "dynamic_quantize"  run(x, group, limits, scale, zero, sums, out)                        f32 → codes     (A8)
+            every `group` elements of a row are a range, the last may be short; scale float32, zero int32, and sums
+            int32 or None (not wanted) are (rows, ⌈inner/group⌉) and written. limits lowest < 0: the symmetric rule
+            with Q = highest; else the u8 rule. An infinite scale is written as it comes: the op refuses it.
+        op "requantize"        run(acc, multipliers, limits, out)                                   s32 → codes     (A5)
+            limits: those of the type after the user's clamp, which lemma 1 makes one
     """
 
     name: str

@@ -21,16 +21,22 @@ PACKAGE = ROOT / "qkernels"
 # integration: it may import anything, and nothing below may import it.
 LAYERS = (
     {"_native", "_emulated", "_cuda"},
-    {"arrays", "bounds", "epilogue", "kernel", "rounding", "tensor", "verbose", "weight"},
+    {
+        "arrays", "bounds", "checks", "dtypes", "epilogue", "indexing", "kernel", "rounding", "scales", "subbyte",
+        "tensor", "verbose", "weight",
+    },
     {"backends"},
     {"dispatch", "hardware", "threads"},
     {"ops"},
-)
+)  # fmt: skip
 TOP = len(LAYERS)
 BACKENDS, OPS = 2, 4
 # Calls back upward, inside a function. Each is a debt, with its reason.
 UPWARD = {
     ("weight", "ops.pack"): "unpickling packs again, in the layout of the machine that unpickles",
+    ("tensor", "ops.dequantize"): "a method of QTensor: the op by another name",
+    ("tensor", "ops.numpy_functions"): "what NumPy asks of a QTensor, it asks the class",
+    ("tensor", "ops.qmatmul"): "the operator @",
 }
 
 # Extras. `import qkernels` works without each, and does not import it where it is installed.
@@ -156,7 +162,7 @@ def test_importing_qkernels_imports_no_optional_package() -> None:
 
 # ---------------------------------------------------------------- names
 NAME = re.compile(
-    r"(?P<op>[a-z][a-z0-9]*)"
+    r"(?P<op>[a-z][a-z0-9]*(?:_[a-z]+)*)"
     r"_(?P<types>(?:(?:bf|[usf])\d+){2,3})"  # activation, weight, accumulator
     r"(?:_(?P<tile>\d+x\d+(?:x\d+)?))?"
     rf"_(?P<isa>{'|'.join(sorted(ISAS, key=len, reverse=True))})"

@@ -26,7 +26,7 @@ void vnni_micro(const uint8_t* a, const uint8_t* w, idx w_panel, idx chunks, int
   });
   for (idx q = 0; q < chunks; ++q, a += Rows * kChunk, w += kChunk * kPanel)
     unroll<kChunk / kGroup>([&](auto group) QK_INLINE {
-      constexpr int s = group % Split;
+      const int s = group % Split;
       Reg y[kSums];
       unroll<kSums>([&](auto c) QK_INLINE {
         y[c] = V::load(w + c / kRegs * w_panel + group * kPanel * kGroup + c % kRegs * V::kLanes * kGroup);

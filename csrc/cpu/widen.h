@@ -9,6 +9,8 @@
 //
 // Why not vpmaddubsw: it saturates its 16-bit sums (−128·255·2), wrong for full-range data, which is what oneDNN and
 // FBGEMM do without VNNI.
+// Why not software prefetch for few rows: 2 KiB ahead changed nothing beyond noise (11008×4096, one row: 2475 and 2562 µs
+// at best); a panel is one stream that the hardware follows.
 //
 // `V` names the instruction set: type Reg, kCols (columns a register holds), zero, widen<Signed>(bytes), splat(4 × s16),
 // mul_add(acc, x, y), join(x, y, out): two accumulators → 2 · kCols sums.

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from qkernels.kernel import Hardware, Kernel, Problem
+from qkernels.kernel import Hardware, Kernel, Multipliers, Problem, Scales
+from qkernels.scales import placed
 
 F32, F64, S32, S64 = np.float32, np.float64, np.int32, np.int64
 S32_MIN, S32_MAX = -(2**31), 2**31 - 1
@@ -678,19 +679,55 @@ def _run(a: Array, b: Any, out: Array, a_zero: Array | None, b_zero: Array | Non
     out[...] = matmul(a, plain, 0 if a_zero is None else a_zero, 0 if b_zero is None else b_zero)
 
 
-def _row(types: str) -> Kernel:
+def _placed(value: Array | None, by: Scales | Multipliers, x: Array) -> Array:
+    everything = slice(0, x.shape[0]), slice(0, x.shape[1])
+    return np.asarray(0) if value is None else placed(value, by.repeat, by.group, *everything)
+
+
+def _type_of(limits: tuple[int, int]) -> str:
+    return f"{'int' if limits[0] else 'uint'}{(limits[1] - limits[0]).bit_length()}"
+
+
+def _run_quantize(x: Array, by: Scales, limits: tuple[int, int], out: Array) -> None:
+    out[...] = quantize(x, _placed(by.scale, by, x), _placed(by.zero, by, x), _type_of(limits))
+
+
+def _run_dequantize(q: Array, by: Scales, out: Array) -> None:
+    out[...] = dequantize(q, _placed(by.scale, by, q), _placed(by.zero, by, q))
+
+
+def _run_dynamic(x: Array, group: int, limits: Any, scale: Array, zero: Array, sums: Array | None, out: Array) -> None:
+    found = dynamic_quantize(x, _type_of(limits), "row", group)
+    out[...], scale[...], zero[...] = found.codes, found.scale, found.zero_point
+    if sums is not None:
+        sums[...] = found.sums
+
+
+def _run_requantize(acc: Array, by: Multipliers, limits: tuple[int, int], out: Array) -> None:
+    m, e, zero = (_placed(v, by, acc) for v in (by.m, by.e, by.zero))
+    M = m if by.e is None else np.ldexp(m.astype(F64), e - 31)  # exact; A4 turns it into the same q and e
+    acc = add_bias(acc, _placed(by.bias, by, acc))
+    out[...] = requantize(acc, M, zero, out.dtype, by.rounding, limits)
+
+
+def _row(op: str, types: str, run: Callable[..., None], layout: str = "") -> Kernel:
     def judge(problem: Problem, hardware: Hardware) -> float | str:
-        if problem.op != "gemm":
-            return f"op is {problem.op}, not gemm"
+        if problem.op != op:
+            return f"op is {problem.op}, not {op}"
         if problem.types != types:
             return f"types are {problem.types}, not {types}"
-        if problem.layout not in ("", "n16k4"):
+        if problem.layout not in ("", layout):
             return f"weights are packed as {problem.layout}"
         return 1e6 + 2 * problem.m * problem.n * problem.k / 1e2  # always the last resort
 
-    return Kernel(
-        name=f"gemm_{types}_reference", op="gemm", types=types, isa="reference", layout="n16k4", judge=judge, run=_run
-    )
+    return Kernel(f"{op}_{types}_reference", op, types, "reference", layout, judge, run)
 
 
-KERNELS: tuple[Kernel, ...] = tuple(_row(f"{a}{w}s32") for a in ("u8", "s8") for w in ("u8", "s8"))
+_CODES = ("s8", "u8", "s16", "u16")
+KERNELS: tuple[Kernel, ...] = (
+    *(_row("gemm", f"{a}{w}s32", _run, "n16k4") for a in ("u8", "s8") for w in ("u8", "s8")),
+    *(_row("quantize", f"f32{q}", _run_quantize) for q in _CODES),
+    *(_row("dequantize", f"{q}f32", _run_dequantize) for q in _CODES),
+    *(_row("dynamic_quantize", f"f32{q}", _run_dynamic) for q in _CODES[:2]),
+    *(_row("requantize", f"s32{q}", _run_requantize) for q in _CODES),
+)

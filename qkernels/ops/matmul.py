@@ -12,6 +12,7 @@ from qkernels import dispatch, verbose
 from qkernels.arrays import as_array, has_mask, has_own_matmul, is_torch, leading, wrap_like
 from qkernels.bounds import K_BOUND, K_CHUNK, check_int32, sign_of
 from qkernels.kernel import Kernel, Problem
+from qkernels.tensor import QTensor
 from qkernels.weight import PackedMatrix
 
 BYTES = (np.dtype(np.int8), np.dtype(np.uint8))
@@ -42,6 +43,9 @@ def matmul(
     dtype         None: int32. "int64" lifts the bound on k. dtype=a.dtype asks for NumPy's own wrapping result.
     overflow      "error": a k at which a sum could leave int32 is refused; "wrap": computed modulo 2³².
 
+    A QTensor operand gives the float product of the dequantized values, scale · (code − zero_point): where both are
+    integers, from the exact accumulators, f32(f32(acc) · f32(a_scale · b_scale)). dtype is then a float type (A6, A10).
+
     Every result is the same bits on every CPU, kernel and number of threads. Inputs of other dtypes are handed to the
     library's own matmul, so that this is a drop-in.
     Raises  TypeError dtype · ValueError shape, zero point, K bound · NoKernelError, with every kernel's reason.
@@ -52,10 +56,22 @@ def matmul(
         result = _fast(a, b._handle if type(b) is PackedMatrix else b, out)
         if result is not None:
             return result
+    if isinstance(a, QTensor) or isinstance(b, QTensor):
+        return _real_product(a, b, out, dtype, a_zero_point, b_zero_point)
     call = _check(a, b, out, dtype, a_zero_point, b_zero_point, overflow)
     if call is None:
         return _hand_on(a, b, out, dtype)
     return _run(call)
+
+
+def _real_product(a: Any, b: Any, out: Any, dtype: Any, a_zero: Any, b_zero: Any) -> Any:
+    """A QTensor stands for real numbers, and so does its product."""
+    from qkernels.ops.qmatmul import qmatmul  # which needs this module
+
+    for name, zero in (("a_zero_point", a_zero), ("b_zero_point", b_zero)):
+        if np.any(np.asarray(zero) != 0):
+            raise TypeError(f"matmul: {name} goes with plain integers; a QTensor has a zero_point of its own")
+    return qmatmul(a, b, out, dtype)
 
 
 class _Call(NamedTuple):
@@ -332,6 +348,9 @@ def _problem_of(
     b_zero_point: Any = 0,
     overflow: str = "error",
 ) -> Problem | str:
+    if isinstance(a, QTensor) or isinstance(b, QTensor):
+        codes = [x._plain() if isinstance(x, QTensor) else x for x in (a, b)]
+        return _problem_of(*codes) if all(map(_is_ours, codes)) else "a product with a QTensor, of dequantized values"
     call = _check(a, b, out, dtype, a_zero_point, b_zero_point, overflow)
     if call is None:
         wanted = "" if dtype is None else f" as {dtype}"

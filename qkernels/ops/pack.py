@@ -8,6 +8,7 @@ import numpy as np
 
 from qkernels import dispatch
 from qkernels.arrays import as_array
+from qkernels.tensor import QTensor
 from qkernels.weight import PackedMatrix
 
 
@@ -19,6 +20,8 @@ def pack(b: Any) -> PackedMatrix:
     """
     if isinstance(b, PackedMatrix):
         return b
+    if isinstance(b, QTensor):
+        raise TypeError("pack: b is a QTensor, wanted its integers: pack(b.codes()), and the scales apart")
     array = as_array(b, "pack", "b")
     if array.dtype not in (np.int8, np.uint8):
         raise TypeError(f"pack: b has dtype {array.dtype}, wanted int8 or uint8 (quantize a float matrix first)")
