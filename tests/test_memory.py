@@ -64,7 +64,8 @@ for index, row in enumerate(module.rows()):
         continue
     a_type, b_type = (np.int8 if row["types"][i] == "s" else np.uint8 for i in (0, 2))
     mr, nr = row["mr"], row["nr"]
-    sizes = [(1, 1, 1), (mr, nr, 64), (mr + 1, nr + 1, 65), (mr - 1, nr - 1, 63), (2, 17, 5), (3, 16, 130), (70, 9, 33)]
+    sizes = [(1, 1, 1), (mr, nr, 64), (mr + 1, nr + 1, 65), (mr - 1, nr - 1, 63), (2, 17, 5), (3, 16, 130), (70, 9, 33),
+             (mr + 1, nr + 1, 64), (70, 9, 32), (3, 23, 128), (1, 7, 4)]  # whole groups of k in ragged panels
     for m, n, k in sizes:
         for at_end in (True, False):
             print(row["name"], m, n, k, "end" if at_end else "start", flush=True)
