@@ -25,12 +25,26 @@ def as_array(x: Any, op: str, name: str) -> np.ndarray:
 
 
 def wrap_like(result: np.ndarray, x: Any) -> Any:
-    """The result as x's library would return it: a tensor for a tensor, a subclass for a subclass."""
+    """The result as x's library would return it: a tensor for a tensor, a subclass for a subclass, else NumPy's (of no
+    dimensions: a scalar)."""
     if is_torch(x):
         return sys.modules["torch"].from_numpy(result) if isinstance(result, np.ndarray) else result
-    if type(x) is not np.ndarray and isinstance(x, np.ndarray) and isinstance(result, np.ndarray):
+    if isinstance(x, np.ndarray) and type(x) is not np.ndarray and isinstance(result, np.ndarray):
         return x.__array_wrap__(result)
-    return result
+    return result if np.ndim(result) else result[()]
+
+
+def leading(a: Any, b: Any) -> Any:
+    """Whose class the result of a and b has: a's library; among NumPy's subclasses by priority, the first of equals."""
+    if is_torch(a) or not isinstance(b, np.ndarray) or type(b) is np.ndarray:
+        return a
+    return a if type(a) is not np.ndarray and a.__array_priority__ >= b.__array_priority__ else b
+
+
+def has_mask(x: Any) -> bool:
+    """A masked array, whose products leave elements out."""
+    masked = sys.modules.get("numpy.ma")
+    return masked is not None and isinstance(x, masked.MaskedArray)
 
 
 def has_own_matmul(x: Any) -> bool:

@@ -118,3 +118,6 @@ class NoKernelError(RuntimeError):
         self.problem, self.reasons = problem, dict(reasons)
         listed = "\n".join(f"  {name}: {reason}" for name, reason in self.reasons.items())
         super().__init__(f"no kernel runs {problem}\n{listed or '  no kernel of this op and these types exists'}")
+
+    def __reduce__(self) -> tuple:  # exceptions pickle their message alone, and a pool of processes waits for ever
+        return NoKernelError, (self.problem, self.reasons)

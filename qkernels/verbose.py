@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -19,13 +20,16 @@ if ENABLED:  # importing logging costs every other process milliseconds
         log.addHandler(logging.StreamHandler())
 
 
-def timed(kernel: Kernel, problem: Problem, run: Callable[..., None], *args: Any) -> None:
-    """run(*args), and a line about it where lines are wanted."""
+def timed(
+    kernel: Kernel, problem: Problem, run: Callable[..., Any], *args: Any, sizes: tuple[int, ...] | None = None
+) -> Any:
+    """run(*args), and a line about it where lines are wanted. sizes: of all that is computed, where the problem states
+    only a part of it (one product of a batch)."""
     if not ENABLED:
-        run(*args)
-        return
+        return run(*args)
     start = time.perf_counter_ns()
-    run(*args)
+    result = run(*args)
     ns = max(time.perf_counter_ns() - start, 1)
-    gops = 2 * problem.m * problem.n * problem.k / ns
+    gops = 2 * math.prod(sizes or (problem.m, problem.n, problem.k)) / ns
     log.info("%s, %s, %.1f µs, %.1f GOPS", problem, kernel.name, ns / 1e3, gops)
+    return result

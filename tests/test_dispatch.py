@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import os
+import pickle
+import re
 import subprocess
 import sys
 import threading
@@ -53,6 +56,42 @@ def test_the_kernel_of_an_invented_machine(hardware: Hardware, problem: Problem,
     kernel = dispatch.choose(problem, hardware, "*")
     assert kernel.isa == isa
     assert kernel.types == problem.types
+
+
+@needs_x86
+@pytest.mark.parametrize(
+    ("hardware", "problem", "name"),
+    [
+        (SAPPHIRE_RAPIDS, gemm(64, 512, 512, "u8s8s32"), "gemm_u8s8s32_32x32_x86_amx"),
+        (SAPPHIRE_RAPIDS, gemm(1, 512, 512, "u8s8s32"), "gemm_u8s8s32_12x32_x86_avx512vnni"),
+        (ALDER_LAKE, gemm(64, 512, 512, "s8u8s32", ""), "gemm_s8u8s32_6x16_x86_avxvnni"),
+        (SKYLAKE_X, gemm(64, 512, 512, "u8u8s32"), "gemm_u8u8s32_12x16_x86_avx512bw"),
+        (ZEN_3, gemm(64, 512, 512), "gemm_s8s8s32_6x16_x86_avx2"),
+        (BARE, gemm(2, 2, 2), "gemm_s8s8s32_4x16_portable"),
+        (Hardware(frozenset(["numba"])), gemm(64, 64, 64), "gemm_s8s8s32_numba"),
+        (Hardware(frozenset()), gemm(64, 64, 64), "gemm_s8s8s32_numpy"),
+        (Hardware(frozenset(X86), gpu="sm_90"), gemm(64, 512, 512), "gemm_s8s8s32_32x32_x86_amx"),
+    ],
+)
+def test_names_on_invented_machines(hardware: Hardware, problem: Problem, name: str) -> None:
+    assert dispatch.choose(problem, hardware, "*").name == name
+
+
+@needs_x86
+def test_the_table_of_an_invented_machine() -> None:
+    answer = dispatch.survey(gemm(1, 512, 512, "u8s8s32"), ZEN_3, "*_x86_*")
+    lines = str(answer).splitlines()
+    assert lines[0] == "gemm u8s8s32 m=1 n=512 k=512, layout n16k4"
+    assert [line[2:].split(maxsplit=1)[0] for line in lines[1:]] == [
+        kernel.name for kernel in qk.kernels("gemm") if kernel.types == "u8s8s32"
+    ]
+    said = {line[2:].split(maxsplit=1)[0]: line[2:].split(maxsplit=1)[1] for line in lines[1:]}
+    assert said["gemm_u8s8s32_32x32_x86_amx"] == "declines: this CPU lacks x86_amx"
+    assert said["gemm_u8s8s32_4x16_portable"] == "declines: use('*_x86_*') leaves it out"
+    assert said["gemm_u8s8s32_6x16_x86_avx2"] == f"cost {answer.costs['gemm_u8s8s32_6x16_x86_avx2']:.4g} µs"
+    assert [line for line in lines if line.startswith("> ")] == [
+        f"> {answer.kernel.name:33}  {said[answer.kernel.name]}"
+    ]
 
 
 def test_numba_only_where_it_is_installed() -> None:
@@ -137,6 +176,38 @@ def test_use_holds_for_the_block_the_thread_and_the_context() -> None:
     assert seen == [before, before]
 
 
+def test_use_ends_with_its_block_however_that_ends() -> None:
+    before = ran()
+    with pytest.raises(KeyError), qk.use("*_numpy"), qk.use("*_reference"):
+        raise KeyError
+    assert ran() is before
+
+
+def test_a_copied_context_keeps_the_pattern_and_tasks_their_own() -> None:
+    async def under(pattern: str) -> list[str]:
+        isas = []
+        with qk.use(pattern):
+            for _ in range(3):
+                await asyncio.sleep(0)
+                isas.append(ran().isa)
+        return isas
+
+    async def both() -> list[list[str]]:
+        return await asyncio.gather(under("*_numpy"), under("*_reference"))
+
+    with qk.use("*_reference"):
+        assert contextvars.copy_context().run(ran).isa == "reference"
+    assert asyncio.run(both()) == [["numpy"] * 3, ["reference"] * 3]
+
+
+def test_an_error_travels_between_processes() -> None:
+    with pytest.raises(NoKernelError) as caught:
+        dispatch.choose(gemm(4, 4, 4), BARE, "nothing")
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert type(again) is NoKernelError and str(again) == str(caught.value)
+    assert (again.problem, again.reasons) == (caught.value.problem, caught.value.reasons)
+
+
 def test_use_reaches_calls_that_were_made_before() -> None:
     """What the short way in remembers must not outlive the pattern."""
     a, b = np.ones((8, 64), np.int8), np.ones((64, 8), np.int8)
@@ -159,6 +230,10 @@ SMALL = "import numpy as np, qkernels as qk; a = np.ones((8, 64), np.int8); "
 def test_variable_use() -> None:
     done = python(SMALL + "print(qk.explain(qk.matmul, a, a.T).kernel.isa); qk.matmul(a, a.T)", QKERNELS_USE="*_numpy")
     assert done.stdout.strip() == "numpy", done.stderr
+    done = python(SMALL + "print(qk.explain(qk.matmul, a, a.T).kernel.name)", QKERNELS_USE="")
+    assert done.stdout.strip() == ran().name, done.stderr
+    inner = "\nwith qk.use('*_reference'): print(qk.explain(qk.matmul, a, a.T).kernel.isa)"
+    assert python(SMALL + inner, QKERNELS_USE="*_numpy").stdout.strip() == "reference"
     done = python(SMALL + "qk.matmul(a, a.T)", QKERNELS_USE="nothing")
     assert "NoKernelError" in done.stderr and "leaves it out" in done.stderr
 
@@ -166,7 +241,9 @@ def test_variable_use() -> None:
 def test_variable_num_threads() -> None:
     done = python("import qkernels as qk; print(qk.get_num_threads())", QKERNELS_NUM_THREADS="3")
     assert done.stdout.strip() == ("3" if native.KERNELS else "1"), done.stderr
-    for wrong in ("0", "many", "-1"):
+    done = python("import qkernels as qk; print(qk.get_num_threads())", QKERNELS_NUM_THREADS="99999999999")
+    assert int(done.stdout) >= 1, done.stderr
+    for wrong in ("0", "many", "-1", "2.5", " "):
         done = python("import qkernels", QKERNELS_NUM_THREADS=wrong)
         assert f"QKERNELS_NUM_THREADS='{wrong}'" in done.stderr
 
@@ -178,6 +255,17 @@ def test_variable_verbose() -> None:
     assert all("gemm s8s8s32 m=8 n=8 k=64" in line and "µs" in line and "GOPS" in line for line in lines)
     assert ran().name in lines[0]
     assert python(SMALL + "qk.matmul(a, a.T)", QKERNELS_VERBOSE="0").stderr == ""
+
+
+def test_verbose_counts_all_that_was_computed() -> None:
+    """A whole batch, and a product in int64: µs · GOPS is a thousandth of the operations."""
+    calls = "x = np.ones((50, 64, 64), np.int8); qk.matmul(x, x); qk.matmul(x, x[0], dtype='int64')"
+    done = python(SMALL + calls, QKERNELS_VERBOSE="1", QKERNELS_USE="*_numpy")
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 2, done.stderr
+    for line in lines:
+        us, gops = (float(re.search(rf"([\d.]+) {unit}", line)[1]) for unit in ("µs", "GOPS"))
+        assert us * gops * 1e3 == pytest.approx(2 * 50 * 64**3, rel=0.5)
 
 
 def test_config_is_one_block() -> None:

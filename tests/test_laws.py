@@ -41,6 +41,7 @@ def test_any_block_of_the_output_is_its_own_product(pair, i, j) -> None:
     a, b = pair
     whole = qk.matmul(a, b)
     assert np.array_equal(qk.matmul(a[i:], b[:, :j]), whole[i:, :j])
+    assert np.array_equal(qk.matmul(a[:i], qk.pack(b[:, j:])), whole[:i, j:])
 
 
 @fixed
@@ -50,6 +51,16 @@ def test_the_order_of_k_does_not_matter(pair, random) -> None:
     order = list(range(len(b)))
     random.shuffle(order)
     assert np.array_equal(qk.matmul(a[:, order], b[order]), qk.matmul(a, b))
+
+
+@fixed
+@given(products(), st.randoms(use_true_random=False))
+def test_rows_and_columns_keep_to_themselves(pair, random) -> None:
+    a, b = pair
+    rows, columns = list(range(len(a))), list(range(b.shape[1]))
+    random.shuffle(rows)
+    random.shuffle(columns)
+    assert np.array_equal(qk.matmul(a[rows], b[:, columns]), qk.matmul(a, b)[rows][:, columns])
 
 
 @fixed
@@ -70,6 +81,39 @@ def test_flipping_the_sign_bit_is_a_zero_point(pair) -> None:
     flipped = (a.view(np.uint8) ^ 0x80).view(np.uint8 if a.dtype == np.int8 else np.int8)
     zero = 128 if a.dtype == np.int8 else -128
     assert np.array_equal(qk.matmul(flipped, b, a_zero_point=zero), qk.matmul(a, b))
+
+
+@fixed
+@given(products(), st.data())
+def test_a_zero_point_moves_with_its_operand(pair, data) -> None:
+    """(a + s) − (z + s) = a − z, where a + s stays inside of its type."""
+    a, b = pair
+    limits = np.iinfo(a.dtype)
+    low, high = limits.min - int(a.min()), limits.max - int(a.max())
+    shift = data.draw(st.integers(low, high))
+    zero = data.draw(st.integers(max(limits.min, limits.min - shift), min(limits.max, limits.max - shift)))
+    moved = (a.astype(np.int64) + shift).astype(a.dtype)
+    assert np.array_equal(qk.matmul(moved, b, a_zero_point=zero + shift), qk.matmul(a, b, a_zero_point=zero))
+
+
+@fixed
+@given(products(), st.data())
+def test_products_distribute_over_wrapped_sums(pair, data) -> None:
+    """Bytes form a ring, integers modulo 256, of which dtype=a.dtype is the product."""
+    a, b = pair[0], pair[1].view(pair[0].dtype)
+    c = data.draw(arrays(b.dtype, b.shape))
+    whole = qk.matmul(a, b + c, dtype=a.dtype)
+    assert np.array_equal(whole, qk.matmul(a, b, dtype=a.dtype) + qk.matmul(a, c, dtype=a.dtype))
+    assert np.array_equal(whole, np.matmul(a, b + c))
+
+
+@fixed
+@given(products(), st.data())
+def test_products_distribute_over_sums_that_fit(pair, data) -> None:
+    a, b = pair
+    c = data.draw(arrays(b.dtype, b.shape))
+    low, high = b // 2, c // 2
+    assert np.array_equal(qk.matmul(a, low + high), qk.matmul(a, low) + qk.matmul(a, high))
 
 
 @fixed

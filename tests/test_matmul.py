@@ -7,10 +7,14 @@ import pickle
 
 import numpy as np
 import pytest
-from numpy._core.tests.test_multiarray import TestMatmul as NumPySuite
 
 import qkernels as qk
 from qkernels.backends import reference
+
+try:
+    from numpy._core.tests.test_multiarray import TestMatmul as NumPySuite
+except ImportError:  # NumPy 1
+    from numpy.core.tests.test_multiarray import TestMatmul as NumPySuite
 
 
 class TestNumPysOwnSuite(NumPySuite):
@@ -54,6 +58,42 @@ def test_shapes_are_numpys(a_shape, b_shape, a_type, b_type) -> None:
     assert type(result) is type(wanted) or wanted.ndim == 0
     for _ in range(2):  # the short way in, once Python has decided
         assert np.array_equal(qk.matmul(a, b), wanted)
+
+
+A_SHAPES = [(3,), (0,), (2, 3), (1, 3), (0, 3), (2, 0), (4, 2, 3), (1, 2, 3), (0, 2, 3), (4, 2, 0), (5, 1, 2, 3)]
+B_SHAPES = [(3,), (0,), (3, 4), (3, 1), (3, 0), (0, 4), (4, 3, 2), (1, 3, 4), (0, 3, 4), (4, 0, 2), (5, 4, 3, 2)]
+
+
+def test_every_pair_of_shapes_is_as_numpy_has_it() -> None:
+    """The same shape and the same kind of object (a scalar is none of no dimensions), or both refuse."""
+    refused = 0
+    for a_shape, b_shape in itertools.product(A_SHAPES, B_SHAPES):
+        a, b = ints(a_shape), ints(b_shape, np.uint8)
+        try:
+            wanted = exact(a, b)
+        except ValueError:
+            refused += 1
+            with pytest.raises(ValueError, match="matmul"):
+                qk.matmul(a, b)
+            continue
+        result = qk.matmul(a, b)
+        assert isinstance(result, np.ndarray) == isinstance(wanted, np.ndarray), (a_shape, b_shape)
+        assert np.shape(result) == np.shape(wanted) and result.dtype == np.int32, (a_shape, b_shape)
+        assert np.array_equal(result, wanted), (a_shape, b_shape)
+        if b.ndim == 2:
+            assert np.array_equal(qk.matmul(a, qk.pack(b)), wanted), (a_shape, b_shape)
+        out = np.full(np.shape(wanted), -1, np.int32)
+        assert qk.matmul(a, b, out=out) is out
+        assert np.array_equal(out, wanted), (a_shape, b_shape)
+    assert 0 < refused < len(A_SHAPES) * len(B_SHAPES)
+
+
+def test_more_dimensions_than_one_crossing_takes() -> None:
+    a, b = ints((1,) * 17 + (2, 3, 5, 7)), ints((1,) * 17 + (2, 3, 7, 4))
+    a_zero, b_zero = ints((1,) * 17 + (2, 3, 5)), ints((1,) * 17 + (2, 3, 4))
+    assert np.array_equal(qk.matmul(a, b), exact(a, b))
+    wanted = exact(a - a_zero[..., None].astype(int), b - b_zero[..., None, :].astype(int))
+    assert np.array_equal(qk.matmul(a, b, a_zero_point=a_zero, b_zero_point=b_zero), wanted)
 
 
 def views(x: np.ndarray) -> dict[str, np.ndarray]:
@@ -110,23 +150,57 @@ def test_out_of_a_wider_type(dtype: type) -> None:
     assert np.array_equal(out, exact(a, b))
 
 
-def test_out_may_overlap_the_operands() -> None:
+@pytest.mark.parametrize("at", [0, 3, 100, 192])
+@pytest.mark.parametrize("shared", ["a", "b", "a packed"])
+def test_out_may_overlap_the_operands(shared: str, at: int) -> None:
+    """Rows of `out` that are written early are operands of later ones."""
     room = np.zeros(4 * 64, np.int8)
-    a = room[:64].reshape(8, 8)
-    a[...] = ints((8, 8))
-    b = ints((8, 8))
-    wanted = exact(a, b)
-    out = room.view(np.int32).reshape(8, 8)  # a lies in its first quarter
+    inside, other = room[at : at + 64].reshape(8, 8), ints((8, 8))
+    values = ints((8, 8))
+    out = room.view(np.int32).reshape(8, 8)
+    left = shared != "b"
+    wanted = exact(values, other) if left else exact(other, values)
+    weights = qk.pack(other) if shared == "a packed" else other
+    qk.matmul(values, weights if left else values)  # so that the short way in knows these sizes
     for _ in range(2):
-        copy = a.copy()
-        assert np.array_equal(qk.matmul(a, b, out=out), wanted)
-        a[...] = copy
-    b_in = room[:64].reshape(8, 8)
-    b_in[...] = b
-    assert np.array_equal(qk.matmul(ints((8, 8)), b_in, out=out).shape, (8, 8))
-    batched = room.reshape(4, 8, 8)
-    wanted = exact(batched, batched.copy())
-    assert np.array_equal(qk.matmul(batched, batched.copy()), wanted)
+        inside[...] = values
+        result = qk.matmul(inside, weights, out=out) if left else qk.matmul(other, inside, out=out)
+        assert result is out
+        assert np.array_equal(out, wanted)
+
+
+def test_out_of_a_batch_may_overlap() -> None:
+    room = np.zeros(4 * 3 * 64, np.int8)
+    a = room[100 : 100 + 192].reshape(3, 8, 8)
+    values, b = ints((3, 8, 8)), ints((3, 8, 8))
+    out = room.view(np.int32).reshape(3, 8, 8)
+    for weights in (b, b[0], b):
+        a[...] = values
+        assert np.array_equal(qk.matmul(a, weights, out=out), exact(values, weights))
+
+
+def outs(shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Room for a batched result, in every form that a kernel cannot write into at once, or only just."""
+    wide = np.zeros(tuple(2 * size for size in shape), np.int32)
+    odd = np.frombuffer(bytearray(4 * np.prod(shape, dtype=int) + 1), np.uint8)[1:]
+    return {
+        "steps": wide[tuple(slice(None, None, 2) for _ in shape)],
+        "rows apart": np.zeros((*shape[:-1], shape[-1] + 3), np.int32)[..., 1:-2],
+        "batch inside": np.moveaxis(np.zeros((*shape[1:-1], shape[0], shape[-1]), np.int32), -2, 0),
+        "reversed batch": np.zeros(shape, np.int32)[::-1],
+        "unaligned": odd.view(np.int32).reshape(shape),
+        "other byte order": np.zeros(shape, np.dtype(np.int32).newbyteorder()),
+    }
+
+
+@pytest.mark.parametrize("form", list(outs((1, 1, 1))))
+def test_out_of_a_batch(form: str) -> None:
+    a, b = ints((4, 5, 33)), ints((4, 33, 6))
+    out = outs((4, 5, 6))[form]
+    for weights in (b, b[0], qk.pack(b[0])):
+        out[...] = -1
+        assert qk.matmul(a, weights, out=out) is out
+        assert np.array_equal(out, exact(a, b if weights is b else b[0])), form
 
 
 def test_out_that_overlaps_itself_is_written_as_numpy_writes_it() -> None:
@@ -161,9 +235,10 @@ def test_zero_points(a_type, b_type, packed: bool) -> None:
 
 
 def test_zero_points_of_vectors() -> None:
-    a, b = ints((12,)), ints((12, 9))
-    assert np.array_equal(qk.matmul(a, b, a_zero_point=4, b_zero_point=ints((9,))).shape, (9,))
-    assert qk.matmul(a, a, a_zero_point=4, b_zero_point=-3) == ((a - np.int64(4)) * (a + np.int64(3))).sum()
+    a, b, zeros = ints((12,)), ints((12, 9)), ints((9,))
+    wide = a.astype(np.int64)
+    assert np.array_equal(qk.matmul(a, b, a_zero_point=4, b_zero_point=zeros), (wide - 4) @ (b - zeros.astype(int)))
+    assert qk.matmul(a, a, a_zero_point=4, b_zero_point=-3) == ((wide - 4) * (wide + 3)).sum()
 
 
 def test_wrap_is_modulo_two_to_the_32() -> None:
@@ -176,6 +251,24 @@ def test_wrap_is_modulo_two_to_the_32() -> None:
     assert int(wrapped[0, 0]) == (total + 2**31) % 2**32 - 2**31
     assert (qk.matmul(a, b, a_zero_point=127, b_zero_point=-128, dtype="int64") == total).all()
     assert (qk.matmul(a, qk.pack(b), a_zero_point=127, b_zero_point=-128, dtype="int64") == total).all()
+
+
+@pytest.mark.parametrize(("a_type", "b_type"), PAIRS)
+@pytest.mark.parametrize("zeros", [(0, 0), (-7, 11)])
+def test_wrap_against_pythons_integers(a_type, b_type, zeros) -> None:
+    k = 140_000
+    a = np.full((2, k), np.iinfo(a_type).max, a_type)
+    b = np.full((k, 2), np.iinfo(b_type).max, b_type)
+    a[1], b[::3, 1] = ints((k,), a_type), ints((len(b[::3]),), b_type)
+    za, zb = (z % 256 if np.iinfo(t).min == 0 else z for z, t in zip(zeros, (a_type, b_type), strict=True))
+    wrapped = qk.matmul(a, b, a_zero_point=za, b_zero_point=zb, overflow="wrap")
+    packed = qk.matmul(a, qk.pack(b), a_zero_point=za, b_zero_point=zb, overflow="wrap")
+    wide = qk.matmul(a, b, a_zero_point=za, b_zero_point=zb, dtype="int64")
+    assert wrapped.dtype == np.int32 and wide.dtype == np.int64
+    for i, j in itertools.product(range(2), repeat=2):
+        total = sum((x - za) * (y - zb) for x, y in zip(a[i].tolist(), b[:, j].tolist(), strict=True))
+        assert int(wide[i, j]) == total
+        assert int(wrapped[i, j]) == int(packed[i, j]) == (total + 2**31) % 2**32 - 2**31
 
 
 def test_packed_weights_know_their_own_bound() -> None:
@@ -219,13 +312,33 @@ def test_lists_and_float_results_are_numpys() -> None:
     assert qk.matmul(a, b, dtype=np.float64).dtype == np.float64
 
 
-def test_subclasses_keep_their_class() -> None:
-    class Labelled(np.ndarray):
-        pass
+class Labelled(np.ndarray):
+    pass
 
-    a, b = ints((3, 4)).view(Labelled), ints((4, 5))
-    assert type(qk.matmul(a, b)) is Labelled
-    assert np.array_equal(qk.matmul(a, b), exact(a, b))
+
+class Louder(np.ndarray):
+    __array_priority__ = 20.0
+
+
+@pytest.mark.parametrize("a_class", [np.ndarray, Labelled, Louder, np.matrix])
+@pytest.mark.parametrize("b_class", [np.ndarray, Labelled, Louder, np.matrix])
+def test_subclasses_are_kept_as_numpy_keeps_them(a_class, b_class) -> None:
+    a, b = ints((3, 4)), ints((4, 3))
+    left, right = a.view(a_class), b.view(b_class)
+    assert type(qk.matmul(left, right)) is type(np.matmul(left, right))
+    assert np.array_equal(qk.matmul(left, right), exact(a, b))
+    if np.matrix not in (a_class, b_class):
+        x, y = a[0].view(a_class), b[:, 0].view(b_class)
+        assert type(qk.matmul(x, y)) is (np.int32 if a_class is b_class is np.ndarray else type(np.matmul(x, y)))
+    out = np.zeros((3, 3), np.int32).view(Labelled)
+    assert qk.matmul(left, right, out=out) is out
+
+
+def test_masked_arrays_keep_their_mask() -> None:
+    a = np.ma.masked_array(np.ones((2, 2), np.int8), mask=[[0, 1], [0, 0]])
+    result, wanted = qk.matmul(a, a), np.matmul(a, a)
+    assert np.array_equal(result.mask, wanted.mask)
+    assert np.array_equal(result.filled(0), wanted.filled(0))
 
 
 def test_a_class_with_its_own_products_is_asked() -> None:
@@ -285,6 +398,24 @@ class TestPatchNumpy:
             assert np.dot(np.int8(3), np.int8(4)) == 12
         assert (np.matmul, np.dot) == numpys
 
+    def test_what_is_handed_on_reaches_numpys_own(self) -> None:
+        class Overrides(np.ndarray):
+            def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
+                return ufunc.__name__
+
+        a, b = ints((3, 4)), ints((4, 5))
+        with qk.patch_numpy():
+            assert np.array_equal(np.matmul(a, b, dtype=np.float64), exact(a, b))
+            assert np.matmul(a.view(Overrides), b) == "matmul"
+            assert np.matmul(a, b, casting="unsafe").dtype == np.int8  # an argument that only NumPy has
+
+    def test_numpys_own_come_back(self) -> None:
+        numpys = np.matmul, np.dot
+        with pytest.raises(ValueError, match="k=4"), qk.patch_numpy(), qk.patch_numpy():
+            assert np.matmul is not numpys[0] and np.dot is not numpys[1]
+            np.matmul(ints((3, 4)), ints((5, 3)))
+        assert (np.matmul, np.dot) == numpys
+
     @pytest.mark.parametrize(
         ("a_shape", "b_shape"),
         [((4,), (4,)), ((2, 4), (4,)), ((2, 3, 4), (4, 5)), ((2, 3, 4), (6, 4, 5)), ((4,), (6, 4, 5))],
@@ -307,6 +438,13 @@ def test_torch_tensors_share_their_memory() -> None:
     assert isinstance(result, torch.Tensor) and result.dtype == torch.int32
     assert np.array_equal(result.numpy(), exact(a.numpy(), b.numpy()))
     assert qk.matmul(a.float(), b.float()).dtype == torch.float32
+    scalar = qk.matmul(a[0], b[:, 0])
+    assert isinstance(scalar, torch.Tensor) and scalar.shape == ()
+    assert int(scalar) == exact(a.numpy()[0], b.numpy()[:, 0])
+    out = torch.zeros((3, 5), dtype=torch.int32)
+    assert qk.matmul(a, qk.pack(b), out=out) is out and torch.equal(out, result)
+    shifted = qk.matmul(a, b, a_zero_point=torch.tensor([1, 2, 3], dtype=torch.int8))
+    assert np.array_equal(shifted.numpy(), exact(a.numpy() - np.array([[1], [2], [3]]), b.numpy()))
 
 
 def test_the_reference_agrees() -> None:

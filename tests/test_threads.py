@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -69,10 +72,11 @@ def test_many_python_threads_at_once() -> None:
 
 
 def in_child(work) -> int:
-    """The exit status of a forked child that runs work()."""
+    """The exit status of a forked child that runs work(); a child that waits for ever is ended, and fails."""
     pid = os.fork()
     if pid == 0:
         status = 1
+        signal.alarm(60)
         try:
             status = 0 if work() else 2
         finally:
@@ -112,40 +116,81 @@ def test_fork_while_others_compute() -> None:
     assert statuses == [0] * 10 and not wrong
 
 
-def test_the_gil_is_free_during_a_product() -> None:
-    """Another thread makes progress while a product of many milliseconds runs; with the GIL held it could not."""
-    a, out = np.ones((1500, 1500), np.int8), np.empty((1500, 1500), np.int32)
-    row = next(i for i, row in enumerate(native.ROWS) if row["runs_here"] and row["types"] == "s8s8s32")
-    qk.matmul(a, a)
-    counts = {"now": 0}
-    running = threading.Event()
-    running.set()
+def others_run_during(work) -> bool:
+    """Does another Python thread take a step while work() runs? No thread is asked to give up the GIL meanwhile, so
+    that one which holds it throughout lets nobody in."""
+    steps: list[int] = []
+    gate = threading.Lock()
+    gate.acquire()
 
-    def count() -> None:
-        while running.is_set():
-            counts["now"] += 1
+    def other() -> None:
+        with gate:
+            steps.append(1)
 
-    counter = threading.Thread(target=count)
-    counter.start()
+    worker = threading.Thread(target=other)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1000)
     try:
-        progress = []
-        for _ in range(3):
-            before = counts["now"]
-            native._native.gemm(row, a, a, out)
-            progress.append(counts["now"] - before)
+        worker.start()
+        gate.release()
+        work()
+        return bool(steps)
     finally:
-        running.clear()
-        counter.join()
-    assert max(progress) > 100
+        sys.setswitchinterval(interval)
+        worker.join()
 
 
-def test_threadpoolctl_governs_us() -> None:
-    threadpoolctl = pytest.importorskip("threadpoolctl", reason="threadpoolctl is an extra")
-    qk.set_num_threads(2)
-    qk.register_threadpoolctl()
-    assert any(info["user_api"] == "qkernels" for info in threadpoolctl.threadpool_info())
-    with threadpoolctl.threadpool_limits(1):
-        assert qk.get_num_threads() == 1
-    assert qk.get_num_threads() == 2
-    with threadpoolctl.threadpool_limits({"qkernels": 1}):
-        assert qk.get_num_threads() == 1
+@pytest.mark.parametrize("road", ["short", "careful", "pack"])
+def test_the_gil_is_free_during_long_work(road: str) -> None:
+    a, wide = np.ones((1500, 1500), np.int8), np.ones((1500, 20_000), np.int8)
+    out, row = np.empty((1500, 1500), np.int32), native.INDEX.get(qk.explain(qk.matmul, a, a).kernel.name, 0)
+    qk.set_num_threads(1)
+    work = {  # of ours alone: NumPy lets others in when it fills an array
+        "short": lambda: qk.matmul(a, a),
+        "careful": lambda: native._native.gemm(row, a, a, out),
+        "pack": lambda: qk.pack(wide),
+    }[road]
+    work()  # sizes that are known take the short road
+    assert not others_run_during(lambda: sum(range(10_000)))
+    assert any(others_run_during(work) for _ in range(5))
+
+
+GOVERNED = """
+import sys
+{imports}
+import threadpoolctl, qkernels as qk
+qk.set_num_threads(2)
+info = [pool for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "qkernels"]
+assert [pool["num_threads"] for pool in info] == [2], info
+with threadpoolctl.threadpool_limits(1):
+    assert qk.get_num_threads() == 1
+assert qk.get_num_threads() == 2
+with threadpoolctl.threadpool_limits({{"qkernels": 1}}):
+    assert qk.get_num_threads() == 1
+assert qk.get_num_threads() == 2
+qk.register_threadpoolctl()  # a second time changes nothing
+assert len([pool for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "qkernels"]) == 1
+assert not any("qkernels" in type(finder).__module__ for finder in sys.meta_path)
+"""
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import threadpoolctl, qkernels",
+        "import qkernels; assert 'threadpoolctl' not in sys.modules; import threadpoolctl",
+        "import qkernels, importlib.util; assert importlib.util.find_spec('threadpoolctl')",  # only asked whether it is
+    ],
+)
+def test_threadpoolctl_governs_us(imports: str) -> None:
+    pytest.importorskip("threadpoolctl", reason="threadpoolctl is an extra")
+    done = subprocess.run([sys.executable, "-c", GOVERNED.format(imports=imports)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_threadpoolctl_may_be_absent() -> None:
+    code = (
+        "import sys, qkernels as qk\nsys.path[:] = []\ntry: import threadpoolctl\nexcept ImportError: print('absent')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "absent\n", done.stderr

@@ -18,6 +18,7 @@ except ImportError as error:
     _native = None  # type: ignore[assignment]
     MISSING = f"not built, or it does not load ({error}); NumPy and Numba kernels stand in"
 
+MAX_DIMS = 18  # of one crossing into C++
 PACK_BYTES_US = 2e4  # plain weights packed in a microsecond: what an unpacked product pays on top
 
 
@@ -64,6 +65,11 @@ def _run(
     a_zero: Any = None,
     b_zero: Any = None,
 ) -> None:
+    if out.ndim > MAX_DIMS:
+        for i in range(len(out)):
+            zeros = (zero if zero is None else zero[i] for zero in (a_zero, b_zero))
+            _run(module, threads, index, a[i], b if isinstance(b, PackedMatrix) else b[i], out[i], *zeros)
+        return
     weights = handle(b) if isinstance(b, PackedMatrix) else b
     if (out.strides[-1] == 4 or out.shape[-1] == 1) and out.strides[-2] % 4 == 0 and out.flags.aligned:
         module.gemm(index, a, weights, out, a_zero, b_zero, threads)

@@ -6,9 +6,10 @@ import math
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from numpy import matmul as numpy_matmul  # bound here: np.matmul may be ours, by patch_numpy
 
 from qkernels import dispatch, verbose
-from qkernels.arrays import as_array, has_own_matmul, is_torch, wrap_like
+from qkernels.arrays import as_array, has_mask, has_own_matmul, is_torch, leading, wrap_like
 from qkernels.bounds import K_BOUND, K_CHUNK, check_int32, sign_of
 from qkernels.kernel import Kernel, Problem
 from qkernels.tensor import QTensor
@@ -92,6 +93,11 @@ class _Call(NamedTuple):
         """One matrix b for all of a: the batch of a is just more rows."""
         return self.b.ndim == 2 and (isinstance(self.b_zero, int) or self.b_zero.ndim == 1)
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """batch + (m, n, k), whatever of it one problem states."""
+        return *self.shape, self.a.shape[-1]
+
     def problem(self) -> Problem:
         m, n = self.shape[-2:]
         k = self.a.shape[-1]
@@ -112,7 +118,7 @@ def _check(a: Any, b: Any, out: Any, dtype: Any, a_zero: Any, b_zero: Any, overf
     if isinstance(a, PackedMatrix):
         raise TypeError("matmul: a is a PackedMatrix; only the second operand may be packed")
     packed = isinstance(b, PackedMatrix)
-    wanted = INT32 if dtype is None else np.dtype(dtype)
+    wanted = INT32 if dtype is None else _result_type(dtype)
     if not (_is_ours(a) and (packed or _is_ours(b)) and wanted.kind in "iu"):
         _refuse_zeros(a, b, a_zero, b_zero)
         return None
@@ -129,7 +135,18 @@ def _check(a: Any, b: Any, out: Any, dtype: Any, a_zero: Any, b_zero: Any, overf
         check_int32("matmul", x.dtype, y, x.shape[-1], row_zero, column_zero)
     x = x if x.ndim > 1 else x[None, :]
     y = y if y.ndim > 1 else y[:, None]
-    return _Call(x, y, row_zero, column_zero, target, wanted, shape, visible, a, out)
+    like = a if packed else leading(a, b)
+    return _Call(x, y, row_zero, column_zero, target, wanted, shape, visible, like, out)
+
+
+def _result_type(dtype: Any) -> np.dtype:
+    try:
+        wanted = np.dtype(dtype)
+    except TypeError as error:
+        raise TypeError(f'matmul: dtype={dtype!r}, wanted a type such as "int64" ({error})') from None
+    if not wanted.isnative:
+        raise TypeError(f"matmul: dtype={dtype!r}, wanted this machine's byte order")
+    return wanted
 
 
 def _is_ours(x: Any) -> bool:
@@ -138,7 +155,7 @@ def _is_ours(x: Any) -> bool:
         return x.dtype in BYTES
     if is_torch(x):
         return str(x.dtype) in ("torch.int8", "torch.uint8")
-    return isinstance(x, np.ndarray) and x.dtype in BYTES and not has_own_matmul(x)
+    return isinstance(x, np.ndarray) and x.dtype in BYTES and not has_own_matmul(x) and not has_mask(x)
 
 
 def _kind(x: Any) -> str:
@@ -162,7 +179,7 @@ def _hand_on(a: Any, b: Any, out: Any, dtype: Any) -> Any:
         import torch
 
         return torch.matmul(a, b, **extra)
-    return np.matmul(a, b, **extra)
+    return numpy_matmul(a, b, **extra)
 
 
 def _shapes(a: np.ndarray, b: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -205,7 +222,10 @@ def _zero_point(name: str, value: Any, dtype: np.dtype, full: tuple[int, ...]) -
     if type(value) is int:
         low = high = value
     else:
-        array = as_array(value, "matmul", name)
+        try:
+            array = as_array(value, "matmul", name)
+        except ValueError as error:  # a ragged list
+            raise ValueError(f"matmul: {name} is no array of integers: {error}") from None
         if array.dtype.kind not in "iu":
             raise TypeError(f"matmul: {name} has dtype {array.dtype}, wanted integers")
         low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
@@ -231,10 +251,11 @@ def _run(call: _Call) -> Any:
     problem = call.problem()
     kernel = dispatch.choose(problem)
     if call.dtype.itemsize == 8:
-        return _deliver(call, _sum_chunks(kernel, call).reshape(call.visible).view(call.dtype))
+        total = verbose.timed(kernel, problem, _sum_chunks, kernel, call, sizes=call.sizes)
+        return _deliver(call, total.reshape(call.visible).view(call.dtype))
     direct = _direct_out(call)
     product = np.empty(call.shape, INT32) if direct is None else direct
-    verbose.timed(kernel, problem, _multiply, kernel, call, product)
+    verbose.timed(kernel, problem, _multiply, kernel, call, product, sizes=call.sizes)
     _remember(kernel, problem, call)
     if direct is not None:
         return call.given_out
@@ -248,7 +269,7 @@ def _deliver(call: _Call, result: np.ndarray) -> Any:
     if call.out is not None:
         call.out[...] = result
         return call.given_out
-    return wrap_like(result if result.ndim else result[()], call.like)
+    return wrap_like(result, call.like)
 
 
 def _direct_out(call: _Call) -> np.ndarray | None:
