@@ -115,6 +115,7 @@ case("index: too many", lambda: Q[0, 0, 0], IndexError, "QTensor: index (0, 0, 0
 case("index: out of bounds", lambda: Q[4], IndexError, "index 4", "axis 0 of length 4")
 GROUPS = qk.quantize(X, axis=0, group_size=4)
 case("index: cuts a group", lambda: GROUPS[:, 1:5], ValueError, "1:5 along axis 1 cuts a group of 4", "multiples of 4")
+case("index: begins in a group", lambda: GROUPS[:, 1:], ValueError, "1:6 along axis 1 cuts a group of 4")
 case("index: step through groups", lambda: GROUPS[:, ::2], ValueError, "step 2 along axis 1", "step 1")
 
 case("requantize: rounding", lambda: qk.requantize(ACC, 0.5, rounding="nearest"), ValueError, "rounding='nearest'", ", ".join(ROUNDINGS))

@@ -102,6 +102,11 @@ def awkward_rows(rng: np.random.Generator, rows: int, inner: int) -> np.ndarray:
         if i % 7 == 4:
             row[:] = rng.integers(-508, 509, inner) / F32(8)
             row[0] = 63.5
+        if i % 7 >= 5:  # next to ties of x·f32(Q/amax), where an ulp of the reciprocal shows
+            amax, most = F32(rng.uniform(1, 2)), (127, 7)[i % 7 - 5]
+            near = (rng.integers(-most, most, inner) + 0.5) * (float(amax) / most)
+            row[:] = np.nextafter(near.astype(F32), rng.choice(np.array([-9, 9], F32), inner))
+            row[0] = amax
     return x
 
 

@@ -96,6 +96,27 @@ def test_ten_million(rounding: str) -> None:
 
 
 @pytest.mark.parametrize("rounding", ROUNDINGS)
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: k.name)
+def test_ties_of_large_accumulators(kernel: Kernel, rounding: str) -> None:
+    """|acc| > 2²⁴, which float32 rounds, and a multiplier that puts it next to a tie: every rounding shows."""
+    if reason := missing(kernel):
+        pytest.skip(f"{kernel.name}: {reason}")
+    rng = np.random.default_rng(27)
+    n = 20_000
+    out = np.empty((n, 1), {"s": "i", "u": "u"}[kernel.types[3]] + str(int(kernel.types[4:]) // 8))
+    limits = int(np.iinfo(out.dtype).min), int(np.iinfo(out.dtype).max)
+    zero = 0 if limits[0] else 127
+    acc = (rng.integers(2**24, 2**31, (n, 1)) * rng.choice([-1, 1], (n, 1))).astype(S32)
+    scale = (rng.integers(1, 120, (n, 1)) + 0.5) / np.abs(acc.astype(np.float64))
+    scale = np.where(rng.random((n, 1)) < 0.5, scale, scale.astype(F32))
+    m, e = multiplier_of(scale, rounding)
+    kernel.run(acc, Multipliers(rounding, m, e, None, np.full((n, 1), zero, S32), 1, 1), limits, out)
+    given = scale.astype(F32) if rounding == "half_even" else scale
+    wanted = ref.requantize(acc, given, zero, out.dtype, rounding)
+    assert np.array_equal(out, wanted), (kernel.name, np.flatnonzero(out != wanted)[:5])
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS)
 def test_multipliers_are_those_of_the_reference(rounding: str) -> None:
     rng = np.random.default_rng(23)
     scale = np.concatenate([np.array(ODD), np.exp2(rng.uniform(-40, 40, 20000)), 1 - np.arange(1, 9) * 2.0**-33])
@@ -166,6 +187,10 @@ def test_out_strides_overlap_and_empty() -> None:
     inside = acc.copy()
     qk.requantize(inside, 1e-6, out=inside.view(np.int8)[:, ::4])
     assert np.array_equal(inside.view(np.int8)[:, ::4], wanted), "out over acc"
+    large = accumulators(rng, (300, 300))  # more than a block: out lies where acc is read last
+    wanted = ref.requantize(large, F32(1e-6), 0, "int8")
+    end = large.view(np.int8).reshape(-1)[-large.size :].reshape(large.shape)
+    assert np.array_equal(qk.requantize(large, 1e-6, out=end), wanted), "contiguous, at the end of acc"
     for shape in ((0,), (3, 0)):
         assert qk.requantize(np.zeros(shape, S32), 0.5).shape == shape
     assert qk.requantize(np.array(7, S32), 0.5) == 4
