@@ -13,6 +13,7 @@ from qkernels.kernel import Kernel, NoKernelError
 from qkernels.ops.calibrate import calibrate
 from qkernels.ops.dequantize import dequantize
 from qkernels.ops.dynamic_quantize import dynamic_quantize
+from qkernels.ops.linear import linear, pack_linear
 from qkernels.ops.matmul import matmul
 from qkernels.ops.pack import pack
 from qkernels.ops.quantization_error import QuantizationError, quantization_error
@@ -21,13 +22,14 @@ from qkernels.ops.requantize import requantize
 from qkernels.patch import patch_numpy
 from qkernels.tensor import QTensor
 from qkernels.threads import get_num_threads, register_threadpoolctl, set_num_threads
-from qkernels.weight import PackedMatrix
+from qkernels.weight import PackedLinear, PackedMatrix
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Kernel",
     "NoKernelError",
+    "PackedLinear",
     "PackedMatrix",
     "QTensor",
     "QuantizationError",
@@ -38,8 +40,10 @@ __all__ = [
     "fake_quantize",
     "get_num_threads",
     "kernels",
+    "linear",
     "matmul",
     "pack",
+    "pack_linear",
     "patch_numpy",
     "quantization_error",
     "quantize",

@@ -84,6 +84,14 @@ class Kernel:
         a_zero  None (zero) or int32 of out.shape[:-1]             b_zero  None or int32 of out.shape[:-2] + (n,)
                 (either may be a broadcast view, strides 0)
 
+    run, for op "linear":  run(a, w, out, epilogue) -> None          out = epilogue(Σ_k (a − a_zero)(w − w_zero))   (A6)
+        types   activation, weight, accumulator, as for gemm; activation "f32": each row of a is quantized on the way to
+                s8 codes of a scale of its own (A8), and the product is that of those codes; results are floats then
+        a       (m, k) int8 or uint8, any strides; float32 C contiguous
+        w       the PackedMatrix of layout `layout`: a PackedLinear's part; plain weights are packed before
+        out     (m, n) C contiguous, of `epilogue.container(epilogue.out)`; overlaps nothing; all of it is written
+        epilogue  an `epilogue.Epilogue`
+
     run, for the elementwise ops. Problem: m = rows, n = inner, k = 1, no layout. Types: those of x and out as they lie
     in memory ("f32s8"): 4- and 2-bit codes live in s8 and u8, and `limits` = (lowest, highest) code tells them apart.
     Every array is C contiguous, (rows, inner) with rows, inner ≥ 1; out overlaps no input; all of it is written.

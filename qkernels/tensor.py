@@ -42,7 +42,9 @@ class QTensor:
     Raises  TypeError types of arguments · ValueError values, shapes (the message names the axes that would fit)
     """
 
-    __slots__ = ("__weakref__", "_data", "_factors", "_grain", "_library", "_scale", "_scale_dtype", "_zero", "dtype")
+    __slots__ = (
+        "__weakref__", "_data", "_factors", "_grain", "_library", "_packed", "_scale", "_scale_dtype", "_zero", "dtype",
+    )  # fmt: skip
     _data: np.ndarray  # as `data`
     _scale: np.ndarray  # float32, whatever type it is stored in
     _scale_dtype: str
@@ -50,6 +52,7 @@ class QTensor:
     _grain: Grain
     _factors: np.ndarray | None  # uint8 1 … 16 of scale's shape: scale / factors is the same along group_axis (A10)
     _library: str
+    _packed: Any  # the PackedLinear that `linear` made of it: it is packed once, and nothing can change meanwhile
     dtype: str
 
     def __init__(
@@ -119,6 +122,7 @@ class QTensor:
         names = ("_data", "_scale", "_zero", "dtype", "_grain", "_scale_dtype", "_factors", "_library")
         for name, value in zip(names, parts, strict=True):
             object.__setattr__(self, name, value)
+        object.__setattr__(self, "_packed", None)
 
     def __setattr__(self, name: str, value: Any) -> NoReturn:
         raise AttributeError(f"QTensor is immutable: {name} cannot be set; make another")

@@ -6,7 +6,12 @@ padded to 64 and N to 16 with zeros, the column sums (int32, length N padded) li
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+
+from qkernels.checks import owned
+from qkernels.tensor import QTensor
 
 K_PAD, N_PANEL, K_GROUP = 64, 16, 4
 
@@ -73,6 +78,98 @@ class PackedMatrix:
 
     def __repr__(self) -> str:
         return f"PackedMatrix(shape={self.shape}, dtype={self.dtype.name}, layout={self.layout!r})"
+
+
+class PackedLinear(PackedMatrix):
+    """Kernel-ready weights (n, k) of a linear layer, or (e, n, k) of experts. Made by `qkernels.pack_linear`.
+
+    shape   (…, n, k)                   dtype   the weight's: "int8", "uint4", …
+    layout  of the packed bytes         nbytes  of them, their sums and the scales
+    scale, zero_point, axis, group_size, group_axis   as of the QTensor that was packed
+    unpack() gives that QTensor back. Pickling stores it; packed bytes never reach disk.
+    """
+
+    __slots__ = ("_columns", "_rest", "parts")
+    parts: tuple[PackedMatrix, ...]  # (k, n) of each expert; of a matrix one
+    _rest: tuple  # of the QTensor, all but its codes
+
+    def __init__(self, weight: QTensor, parts: tuple[PackedMatrix, ...]):
+        self.parts = parts
+        self.shape, self.dtype = weight.shape, weight.dtype  # type: ignore[assignment]
+        self._rest = (weight._scale, weight._zero, weight._grain, weight._scale_dtype, weight._factors, weight._library)
+        self._columns: dict[int, Columns] = {}
+
+    @property
+    def layout(self) -> str:  # type: ignore[override]
+        return self.parts[0].layout if self.parts else "n16k4"
+
+    @property
+    def nbytes(self) -> int:
+        zero = self._rest[1]
+        return sum(part.nbytes for part in self.parts) + self._rest[0].nbytes + getattr(zero, "nbytes", 0)
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    scale = property(lambda self: self.unpack().scale)
+    zero_point = property(lambda self: self.unpack().zero_point)
+    axis = property(lambda self: self._rest[2].axis)
+    group_size = property(lambda self: self._rest[2].group_size)
+    group_axis = property(lambda self: self._rest[2].group_axis)
+
+    def columns(self, expert: int = 0) -> Columns:
+        """What kernels want to know of the columns of a part, whose scale does not change along k."""
+        if expert not in self._columns:
+            self._columns[expert] = Columns.of(self, expert)
+        return self._columns[expert]
+
+    def unpack(self) -> QTensor:  # type: ignore[override]
+        codes = [np.ascontiguousarray(part.unpack().T) for part in self.parts]
+        whole = codes[0] if len(self.shape) == 2 else np.stack(codes) if codes else np.empty(self.shape, np.int8)
+        scale, zero, *rest = self._rest
+        return QTensor._of_codes(whole, scale, zero, self.dtype, *rest)
+
+    def __reduce__(self) -> tuple:
+        from qkernels.ops.linear import pack_linear
+
+        return pack_linear, (self.unpack(),)
+
+    def __repr__(self) -> str:
+        return f"PackedLinear({self.dtype} {self.shape}, {self._rest[2]}, layout {self.layout!r})"
+
+
+class Columns:
+    """Of one (k, n) matrix of weights: scales, zero points, and how much each column can add up to."""
+
+    __slots__ = ("_magnitudes", "_part", "largest_scale", "scale", "scales", "zero")
+
+    def __init__(self, part: PackedMatrix, scale: np.ndarray, zero: np.ndarray | None, scales: int):
+        self._part, self.scale, self.zero, self.scales = part, owned(scale), zero, scales
+        self.largest_scale = float(scale.max(initial=0))
+        self._magnitudes: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, packed: PackedLinear, expert: int) -> Columns:
+        scale, zero, grain, *_ = packed._rest
+        n = packed.shape[-2]
+
+        def of_part(value: Any) -> np.ndarray:
+            spread = grain.aligned(np.asarray(value))[..., 0]
+            whole = np.broadcast_to(spread, packed.shape[:-1])
+            return np.ascontiguousarray(whole[expert] if len(packed.shape) == 3 else whole)
+
+        zeros = np.full(n, zero, np.int32) if isinstance(zero, int) else of_part(zero).astype(np.int32)
+        return cls(packed.parts[expert], of_part(scale), owned(zeros) if zeros.any() else None, scale.size)
+
+    def magnitudes(self) -> np.ndarray:
+        """Σ_k |w − zero| of every column, int64 (A2)."""
+        if self._magnitudes is None:
+            wide = self._part.unpack().astype(np.int64)
+            if self.zero is not None:
+                wide -= self.zero
+            self._magnitudes = np.abs(wide).sum(axis=0)
+        return self._magnitudes
 
 
 def pack_plain(b: np.ndarray) -> PackedMatrix:

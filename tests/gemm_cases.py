@@ -63,7 +63,7 @@ class Operands(NamedTuple):
 CANARY = 0x5A5A5A5A
 
 
-def _values(rng: np.random.Generator, kind: str, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+def values(rng: np.random.Generator, kind: str, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
     limits = np.iinfo(dtype)
     if kind == "random":
         return rng.integers(limits.min, limits.max + 1, shape).astype(dtype)
@@ -71,7 +71,7 @@ def _values(rng: np.random.Generator, kind: str, dtype: np.dtype, shape: tuple[i
     return rng.choice(ends, shape)
 
 
-def _laid(x: np.ndarray, form: str) -> np.ndarray:
+def laid(x: np.ndarray, form: str) -> np.ndarray:
     """The same values, lying in memory as `form` says."""
     if form == "transposed":
         return np.ascontiguousarray(x.swapaxes(-1, -2)).swapaxes(-1, -2)
@@ -100,8 +100,8 @@ def _zero_points(rng: np.random.Generator, dtype: np.dtype, wanted: bool, shape:
 def operands(case: Case, a_type: np.dtype, b_type: np.dtype) -> Operands:
     rng = np.random.default_rng(case.seed)
     m, n, k, batch = case.m, case.n, case.k, case.batch
-    a = _laid(_values(rng, case.values, a_type, (*batch, m, k)), case.form)
-    b = _laid(_values(rng, case.values, b_type, (*batch, k, n)), case.form)
+    a = laid(values(rng, case.values, a_type, (*batch, m, k)), case.form)
+    b = laid(values(rng, case.values, b_type, (*batch, k, n)), case.form)
     frame = np.full((*batch, m + 2, n + 5), CANARY, np.int32)
     out = frame[..., 1:-1, 2:-3]
     a_zero = _zero_points(rng, a_type, case.zeros in ("a", "both"), (*batch, m))

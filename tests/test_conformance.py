@@ -9,6 +9,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from gemm_cases import CANARY, Case, cases, operands
+from linear_cases import CANARY as BYTE
+from linear_cases import CURVES
+from linear_cases import Case as LinearCase
+from linear_cases import cases as linear_cases
+from linear_cases import operands as linear_operands
 
 from qkernels import dispatch
 from qkernels.backends import native, reference
@@ -29,7 +34,7 @@ K_BLOCK = {"x86_amx": 1024, "numpy": 1024}
 def runnable(kernel: Kernel) -> tuple[list[Kernel], str]:
     """How the kernel can be executed here, once for each number of threads, or why not."""
     if kernel.name not in ROUND:
-        verdict = kernel.judge(Problem(kernel.op, kernel.types, 8, 8, 8), HERE)
+        verdict = kernel.judge(Problem(kernel.op, kernel.types, 8, 8, 8, kernel.layout), HERE)
         return ([], verdict) if isinstance(verdict, str) else ([kernel], "")
     module = native._native if kernel.isa in HERE.cpu else _emulated
     if module is None:
@@ -39,8 +44,8 @@ def runnable(kernel: Kernel) -> tuple[list[Kernel], str]:
 
 
 def types_of(kernel: Kernel) -> tuple[np.dtype, np.dtype]:
-    of = {"s": np.dtype(np.int8), "u": np.dtype(np.uint8)}
-    return of[kernel.types[0]], of[kernel.types[2]]
+    of = {"s": np.dtype(np.int8), "u": np.dtype(np.uint8), "f": np.dtype(np.float32)}
+    return of[kernel.types[0]], of[kernel.types.removesuffix("s32")[-2]]
 
 
 def check(kernel: Kernel, case: Case, threads: object) -> None:
@@ -80,3 +85,71 @@ def test_every_pair_of_types_has_a_row_of_every_isa() -> None:
             "u8s8s32",
             "u8u8s32",
         }
+    for isa in {kernel.isa for kernel in dispatch.kernels("linear")}:
+        assert {k.types for k in dispatch.kernels("linear") if k.isa == isa} == {
+            a + w + "s32" for a in ("s8", "u8", "f32") for w in ("s8", "u8")
+        }
+
+
+# ---------------------------------------------------------------- linear: the product and its epilogue
+
+
+def same_bits(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Element by element; a NaN equals a NaN, its payload is not promised (A1)."""
+    if x.dtype.kind != "f":
+        return x == y
+    return (x.view(f"u{x.itemsize}") == y.view(f"u{y.itemsize}")) | (np.isnan(x) & np.isnan(y))
+
+
+def is_nan16(bits: np.ndarray) -> np.ndarray:
+    return (bits & 0x7FFF) > 0x7F80  # of bfloat16
+
+
+def check_linear(kernel: Kernel, case: LinearCase, threads: object) -> None:
+    x = linear_operands(case, *types_of(kernel))
+    packed = dispatch.pack_weights(x.w)
+    kernel.run(x.a, packed, x.out, x.epilogue)
+    wanted = np.empty_like(x.out)
+    reference._run_linear(x.a, packed, wanted, x.epilogue)
+    same = same_bits(x.out, wanted)
+    if case.out == "bfloat16":
+        same |= is_nan16(x.out) & is_nan16(wanted)
+    if not same.all():
+        at = tuple(int(i) for i in np.argwhere(~same)[0])
+        pytest.fail(
+            f"{kernel.name}: out{at} = {x.out[at]!r}, the reference has {wanted[at]!r}; {case}, threads {threads}\n"
+            f"rerun: python -m pytest 'tests/test_conformance.py::test_linear_equals_the_reference[{kernel.name}]'"
+        )
+    x.out.view(np.uint8)[...] = BYTE
+    assert (x.frame == BYTE).all(), f"{kernel.name} wrote outside of out; {case}, threads {threads}"
+
+
+@pytest.mark.parametrize("kernel", dispatch.kernels("linear"), ids=lambda kernel: kernel.name)
+def test_linear_equals_the_reference(kernel: Kernel) -> None:
+    executed, reason = runnable(kernel)
+    if not executed:
+        pytest.skip(f"{kernel.name}: {reason}")
+    row = ROUND.get(kernel.name, {"mr": 8, "nr": 16})
+    of_floats = kernel.types.startswith("f32")
+    for i, case in enumerate(linear_cases(row["mr"], row["nr"], K_BLOCK.get(kernel.isa, 0), of_floats)):
+        j = i % len(executed)
+        check_linear(executed[j], case, THREADS[j])
+
+
+@pytest.mark.parametrize("curve", CURVES)
+@pytest.mark.parametrize("kernel", dispatch.kernels("linear"), ids=lambda kernel: kernel.name)
+def test_curves_are_within_their_tolerance(kernel: Kernel, curve: str) -> None:
+    """A6: 2 ulp or 2⁻²²·|y|, of float results with the activation's argument in every size."""
+    executed, reason = runnable(kernel)
+    if not executed:
+        pytest.skip(f"{kernel.name}: {reason}")
+    case = LinearCase(5, 67, 33, "float32", "random", "none", "plain", "float", "rows", "", curve, "half_even")
+    x = linear_operands(case, *types_of(kernel))
+    spread = x.epilogue._replace(w_scale=np.exp2(np.linspace(-40, 2, 67)).astype(np.float32))
+    packed = dispatch.pack_weights(x.w)
+    executed[0].run(x.a, packed, x.out, spread)
+    wanted = np.empty_like(x.out)
+    reference._run_linear(x.a, packed, wanted, spread)
+    error = np.abs(x.out.astype(np.float64) - wanted.astype(np.float64))
+    bound = np.maximum(2 * np.spacing(np.abs(wanted)), 2.0**-22 * np.abs(wanted))
+    assert (error <= bound).all(), f"{kernel.name}: {curve} is off by {np.max(error / bound):.3g} of its tolerance"

@@ -24,6 +24,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from qkernels.backends._numpy_epilogue import composed
+from qkernels.epilogue import Epilogue
 from qkernels.kernel import Hardware, Kernel, Problem
 
 GROUP = 1 << 20  # elements of an operand that are widened at a time, or one whole matrix
@@ -81,8 +83,8 @@ def run(a: np.ndarray, b: object, out: np.ndarray, a_zero: np.ndarray | None, b_
 
 def judge(problem: Problem, hardware: Hardware) -> float | str:
     """Microseconds on one core of an AVX2 machine: the calls, the products, the copies of both operands."""
-    if problem.op != "gemm":
-        return f"op {problem.op} is not gemm"
+    if problem.op not in ("gemm", "linear"):
+        return f"op {problem.op} is neither gemm nor linear"
     if problem.layout not in ("", "n16k4"):
         return f"layout {problem.layout} is not read here"
     if "numba" not in hardware.cpu:
@@ -92,7 +94,31 @@ def judge(problem: Problem, hardware: Hardware) -> float | str:
     return 10 + 2 * m * n * k / 80e3 + transposition * k * n + 0.4e-3 * m * k + 2e-3 * m * n
 
 
-KERNELS: tuple[Kernel, ...] = tuple(
-    Kernel(f"gemm_{types}_numba", "gemm", types, "numba", "n16k4", judge, run)
-    for types in ("u8s8s32", "s8s8s32", "u8u8s32", "s8u8s32")
+def _finish(acc: np.ndarray, by: Epilogue, out: np.ndarray) -> None:
+    from qkernels.backends import _numba_epilogue
+
+    _numba_epilogue.finish(acc, by, out)
+
+
+def judge_linear(problem: Problem, hardware: Hardware) -> float | str:
+    """The same, a pass over the product, and for float activations those over them."""
+    product = judge(problem, hardware)
+    if isinstance(product, str):
+        return product
+    quantizing = 4.4e-3 * problem.m * problem.k if problem.types.startswith("f32") else 0.0
+    return product + 20 + 2e-3 * problem.m * problem.n + quantizing
+
+
+KERNELS: tuple[Kernel, ...] = (
+    *(
+        Kernel(f"gemm_{types}_numba", "gemm", types, "numba", "n16k4", judge, run)
+        for types in ("u8s8s32", "s8s8s32", "u8u8s32", "s8u8s32")
+    ),
+    *(
+        Kernel(
+            f"linear_{a}{w}s32_numba", "linear", f"{a}{w}s32", "numba", "n16k4", judge_linear, composed(run, _finish)
+        )
+        for a in ("u8", "s8", "f32")
+        for w in ("s8", "u8")
+    ),
 )

@@ -27,6 +27,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from qkernels.backends._numpy_epilogue import composed
 from qkernels.kernel import Hardware, Kernel, Problem
 
 K_CHUNK = 1024  # 1024 · 128 · 128 = 2²⁴: the bound of the proof above, not a tuning parameter
@@ -200,8 +201,8 @@ def run(a: np.ndarray, b: object, out: np.ndarray, a_zero: np.ndarray | None, b_
 
 def judge(problem: Problem, hardware: Hardware) -> float | str:
     """Microseconds on one core of an AVX2 machine: the calls, the GEMM, the passes over operands and product."""
-    if problem.op != "gemm":
-        return f"op {problem.op} is not gemm"
+    if problem.op not in ("gemm", "linear"):
+        return f"op {problem.op} is neither gemm nor linear"
     if problem.layout not in ("", "n16k4"):
         return f"layout {problem.layout} is not read here"
     m, n, k = problem.m, problem.n, problem.k
@@ -211,7 +212,23 @@ def judge(problem: Problem, hardware: Hardware) -> float | str:
     return calls + 2 * m * n * k / 80e3 + 0.35e-3 * (k * n + m * k * column_blocks) + 1e-3 * m * n * chunks
 
 
-KERNELS: tuple[Kernel, ...] = tuple(
-    Kernel(f"gemm_{types}_numpy", "gemm", types, "numpy", "n16k4", judge, run)
-    for types in ("u8s8s32", "s8s8s32", "u8u8s32", "s8u8s32")
+def judge_linear(problem: Problem, hardware: Hardware) -> float | str:
+    """The same, the epilogue's passes over the product, and for float activations those over them."""
+    product = judge(problem, hardware)
+    if isinstance(product, str):
+        return product
+    quantizing = 4.4e-3 * problem.m * problem.k if problem.types.startswith("f32") else 0.0
+    return product + 30 + 5e-3 * problem.m * problem.n + quantizing
+
+
+KERNELS: tuple[Kernel, ...] = (
+    *(
+        Kernel(f"gemm_{types}_numpy", "gemm", types, "numpy", "n16k4", judge, run)
+        for types in ("u8s8s32", "s8s8s32", "u8u8s32", "s8u8s32")
+    ),
+    *(
+        Kernel(f"linear_{a}{w}s32_numpy", "linear", f"{a}{w}s32", "numpy", "n16k4", judge_linear, composed(run))
+        for a in ("u8", "s8", "f32")
+        for w in ("s8", "u8")
+    ),
 )

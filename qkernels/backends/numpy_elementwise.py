@@ -13,7 +13,6 @@ Every ufunc is a pass, so an array is worked on in blocks of BLOCK elements (of 
 temporaries stay in cache. On 4096² elements, against a block of everything (2-core VM, busy, medians of 3):
 half_even 4.9 and 7.2 ns an element, gemmlowp 9.6 and up to 86 (fresh pages for int64), quantize 3.9 and 4.5, dequantize
 the same.
-`gemmlowp` and `ruy` share their first step (lemma 6), which rounds half up for either sign.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ from typing import Any
 
 import numpy as np
 
+from qkernels.backends._numpy_rules import ROUND, quiet, symmetric
 from qkernels.kernel import Hardware, Kernel, Multipliers, Problem, Scales
 from qkernels.scales import placed
 
-F32, F64, S32, S64 = np.float32, np.float64, np.int32, np.int64
+F32, S32, S64 = np.float32, np.int32, np.int64
 BLOCK = 1 << 16
-SMALLEST_AMAX = F32(2.0**-119)  # A8
 
 
 def _blocks(rows: int, inner: int) -> Iterator[tuple[slice, slice]]:
@@ -38,16 +37,12 @@ def _blocks(rows: int, inner: int) -> Iterator[tuple[slice, slice]]:
             yield slice(i, min(i + height, rows)), slice(j, min(j + width, inner))
 
 
-def _quiet() -> Any:
-    return np.errstate(over="ignore", under="ignore", invalid="ignore")
-
-
 def quantize(x: np.ndarray, scales: Scales, limits: tuple[int, int], out: np.ndarray) -> None:
     for part in _blocks(*x.shape):
         scale = placed(scales.scale, scales.repeat, scales.group, *part)
         zero = None if scales.zero is None else placed(scales.zero, scales.repeat, scales.group, *part).astype(F32)
         low, high = (F32(limit) if zero is None else F32(limit) - zero for limit in limits)
-        with _quiet():
+        with quiet():
             t = x[part] / scale
             np.fmax(t, low, out=t)  # and NaN becomes low
         np.rint(np.minimum(t, high, out=t), out=t)
@@ -62,7 +57,7 @@ def dequantize(q: np.ndarray, scales: Scales, out: np.ndarray) -> None:
         else:  # both are below 2¹⁶, so that their difference is exact in float32
             zero = placed(scales.zero, scales.repeat, scales.group, *part).astype(F32)
             np.subtract(q[part], zero, out=target, dtype=F32, casting="unsafe")
-        with _quiet():
+        with quiet():
             target *= placed(scales.scale, scales.repeat, scales.group, *part)
 
 
@@ -86,29 +81,14 @@ def dynamic_quantize(
         for i in range(0, rows, height):
             block = slice(i, min(i + height, rows))
             ranges = x[block, start:stop].reshape(-1, last - first, group if start == 0 and whole else stop - start)
-            one = _symmetric if limits[0] < 0 else _asymmetric
-            with _quiet():
+            one = symmetric if limits[0] < 0 else _asymmetric
+            with quiet():
                 s, z, codes = one(ranges, limits)
             scale[block, first:last], zero[block, first:last] = s, z
             target = out[block, start:stop]
             target[...] = codes.reshape(target.shape)
             if sums is not None:
                 sums[block, first:last] = codes.sum(axis=2, dtype=S64)
-
-
-def _symmetric(x: np.ndarray, limits: tuple[int, int]) -> tuple[Any, Any, np.ndarray]:
-    largest = F32(limits[1])
-    magnitude = np.abs(x)
-    amax = magnitude.max(axis=2, keepdims=True)
-    if not np.isfinite(amax).all():
-        magnitude[~np.isfinite(magnitude)] = 0
-        amax = magnitude.max(axis=2, keepdims=True)
-    tiny = amax < SMALLEST_AMAX
-    filled = np.where(tiny, F32(1), amax)
-    t = x * np.where(tiny, F32(0), largest / filled)  # 0 makes every code 0, that of ±∞ · 0 = NaN too
-    np.rint(np.clip(t, -largest, largest, out=t), out=t)
-    t[np.isnan(t)] = 0
-    return np.where(tiny, F32(1), filled / largest)[..., 0], 0, t
 
 
 def _asymmetric(x: np.ndarray, limits: tuple[int, int]) -> tuple[Any, Any, np.ndarray]:
@@ -129,63 +109,6 @@ def _asymmetric(x: np.ndarray, limits: tuple[int, int]) -> tuple[Any, Any, np.nd
 # ---------------------------------------------------------------- requantize
 
 
-def _half_even(acc: np.ndarray, m: np.ndarray, e: Any, low: Any, high: Any) -> np.ndarray:
-    with _quiet():
-        t = acc.astype(F32) * m
-    np.minimum(np.maximum(t, low.astype(F32), out=t), high.astype(F32), out=t)
-    return np.rint(t, out=t).astype(S32)
-
-
-def _half_away(acc: np.ndarray, m: np.ndarray, e: Any, low: Any, high: Any) -> np.ndarray:
-    wide = acc.astype(F64)
-    with _quiet():
-        t = wide * m
-    t += np.copysign(0.5, wide, out=wide)
-    return np.clip(np.trunc(t, out=t), low, high).astype(S32)
-
-
-def _high_half(acc: np.ndarray, q: np.ndarray, e: np.ndarray) -> np.ndarray:
-    """((acc << L)·q + 2³⁰) >> 31, the shift saturated to s32."""
-    h = acc.astype(S64)
-    if (e > 0).any():
-        h <<= np.maximum(e, 0)
-        np.clip(h, -(2**31), 2**31 - 1, out=h)
-    h *= q
-    h += 2**30
-    h >>= 31
-    return h
-
-
-def _gemmlowp(acc: np.ndarray, q: np.ndarray, e: np.ndarray, low: Any, high: Any) -> np.ndarray:
-    h, right = _high_half(acc, q, e), np.maximum(-e, 0).astype(S64)
-    mask = (S64(1) << right) - 1
-    up = (h & mask) > (mask >> 1) + (h < 0)
-    h >>= right
-    h += up
-    return np.clip(h, low, high, out=h)
-
-
-def _ruy(acc: np.ndarray, q: np.ndarray, e: np.ndarray, low: Any, high: Any) -> np.ndarray:
-    h, right = _high_half(acc, q, e), np.maximum(-e, 0).astype(S64)
-    h += (S64(1) << right) >> 1
-    h >>= right
-    return np.clip(h, low, high, out=h)
-
-
-def _half_up(acc: np.ndarray, q: np.ndarray, e: np.ndarray, low: Any, high: Any) -> np.ndarray:
-    t = 31 - e.astype(S64)  # 1 … 62
-    h = acc.astype(S64)
-    h *= q
-    h += S64(1) << (t - 1)
-    h >>= t
-    return np.clip(h, low, high, out=h)
-
-
-_ROUND: dict[str, Callable[..., np.ndarray]] = {
-    "half_even": _half_even, "half_away": _half_away, "gemmlowp": _gemmlowp, "ruy": _ruy, "half_up": _half_up,
-}  # fmt: skip
-
-
 def requantize(acc: np.ndarray, by: Multipliers, limits: tuple[int, int], out: np.ndarray) -> None:
     for part in _blocks(*acc.shape):
         m, e, bias, zero = (
@@ -195,7 +118,7 @@ def requantize(acc: np.ndarray, by: Multipliers, limits: tuple[int, int], out: n
         if bias is not None:
             x = (x.view(np.uint32) + bias.view(np.uint32)).view(S32)
         low, high = (np.asarray(limit if zero is None else limit - zero) for limit in limits)
-        rounded = _ROUND[by.rounding](x, m, e, low, high)
+        rounded = ROUND[by.rounding](x, m, e, low, high)
         out[part] = rounded if zero is None else np.add(rounded, zero, out=rounded)
 
 

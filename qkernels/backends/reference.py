@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from qkernels.epilogue import Epilogue
 from qkernels.kernel import Hardware, Kernel, Multipliers, Problem, Scales
 from qkernels.scales import placed
 
@@ -679,6 +680,35 @@ def _run(a: Array, b: Any, out: Array, a_zero: Array | None, b_zero: Array | Non
     out[...] = matmul(a, plain, 0 if a_zero is None else a_zero, 0 if b_zero is None else b_zero)
 
 
+def _run_linear(a: Array, w: Any, out: Array, by: Epilogue) -> None:
+    if a.dtype == F32:
+        quantized = dynamic_quantize(a)
+        a, by = quantized.codes, by._replace(a_scale=quantized.scale)
+    acc = matmul(a, w.unpack(), 0 if by.a_zero is None else by.a_zero, 0 if by.w_zero is None else by.w_zero)
+    out[...] = finish(acc, by)
+
+
+def finish(acc: Array, by: Epilogue) -> Array:
+    """A6, from what an op has made of scales and zero points; `linear_float` and `linear_integer` begin earlier."""
+    integer = by.bias is not None and _is_integer(by.bias)
+    residual = by.residual
+    if residual is not None and _is_integer(residual):  # A9
+        residual = dequantize(residual, by.residual_scale, by.residual_zero)
+    if by.is_float:
+        y = linear_float(acc, by.a_scale, by.w_scale, by.bias, residual, by.activation, by.out)
+        return y.view(np.uint16) if by.out == "bfloat16" else y
+    acc = add_bias(acc, by.bias) if integer else acc
+    if by.out == "int32":
+        return acc
+    M = by.m if by.e is None else np.ldexp(by.m.astype(F64), by.e - 31)  # exact; A4 turns it into the same q and e
+    if residual is None:
+        return requantize(acc, M, by.zero, by.out, by.rounding, by.limits)
+    with np.errstate(over="ignore", invalid="ignore"):
+        t = scaled32(acc, M) + residual
+    low, high = by.limits
+    return (round_half_even(t, low - by.zero, high - by.zero) + by.zero).astype(by.out)
+
+
 def _placed(value: Array | None, by: Scales | Multipliers, x: Array) -> Array:
     everything = slice(0, x.shape[0]), slice(0, x.shape[1])
     return np.asarray(0) if value is None else placed(value, by.repeat, by.group, *everything)
@@ -726,6 +756,7 @@ def _row(op: str, types: str, run: Callable[..., None], layout: str = "") -> Ker
 _CODES = ("s8", "u8", "s16", "u16")
 KERNELS: tuple[Kernel, ...] = (
     *(_row("gemm", f"{a}{w}s32", _run, "n16k4") for a in ("u8", "s8") for w in ("u8", "s8")),
+    *(_row("linear", f"{a}{w}s32", _run_linear, "n16k4") for a in ("u8", "s8", "f32") for w in ("u8", "s8")),
     *(_row("quantize", f"f32{q}", _run_quantize) for q in _CODES),
     *(_row("dequantize", f"{q}f32", _run_dequantize) for q in _CODES),
     *(_row("dynamic_quantize", f"f32{q}", _run_dynamic) for q in _CODES[:2]),

@@ -13,7 +13,7 @@ from qkernels.arrays import as_array, has_mask, has_own_matmul, is_torch, leadin
 from qkernels.bounds import K_BOUND, K_CHUNK, check_int32, sign_of
 from qkernels.kernel import Kernel, Problem
 from qkernels.tensor import QTensor
-from qkernels.weight import PackedMatrix
+from qkernels.weight import PackedLinear, PackedMatrix
 
 BYTES = (np.dtype(np.int8), np.dtype(np.uint8))
 INT32 = np.dtype(np.int32)
@@ -116,7 +116,11 @@ def _check(a: Any, b: Any, out: Any, dtype: Any, a_zero: Any, b_zero: Any, overf
     if overflow not in ("error", "wrap"):
         raise ValueError(f'matmul: overflow={overflow!r}, wanted "error" or "wrap"')
     if isinstance(a, PackedMatrix):
-        raise TypeError("matmul: a is a PackedMatrix; only the second operand may be packed")
+        raise TypeError(f"matmul: a is a {type(a).__name__}; only the second operand may be packed")
+    if isinstance(b, PackedLinear):
+        raise TypeError(
+            f"matmul: b is a PackedLinear {b.shape}, (n, k) for linear; wanted an array, or pack(b) of (k, n)"
+        )
     packed = isinstance(b, PackedMatrix)
     wanted = INT32 if dtype is None else _result_type(dtype)
     if not (_is_ours(a) and (packed or _is_ours(b)) and wanted.kind in "iu"):

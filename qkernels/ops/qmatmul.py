@@ -62,7 +62,7 @@ def multiply(op: str, a: Any, b: Any, a_roles: Roles, b_roles: Roles, plain: Cal
     """The product, (batch…, outer of a…, outer of b…) flattened or not. plain(a, b): the same of float arrays."""
     for name, x, roles in (("a", a, a_roles), ("b", b, b_roles)):
         if isinstance(x, QTensor):
-            _check_scale(op, name, x, roles)
+            check_scale(op, name, x, roles)
     exact = _is_integer(a) and _is_integer(b) and not (_grouped(a) and _grouped(b))
     if not exact or ((_grouped(a) or _grouped(b)) and len(a_roles.summed) != 1):
         return np.asarray(plain(_floats(a, op, "a"), _floats(b, op, "b")))
@@ -99,7 +99,7 @@ def _floats(x: Any, op: str, name: str) -> np.ndarray:
         raise TypeError(f"{op}: {name} has dtype {array.dtype}, wanted numbers") from None
 
 
-def _check_scale(op: str, name: str, q: QTensor, roles: Roles) -> None:
+def check_scale(op: str, name: str, q: QTensor, roles: Roles) -> None:
     """A scale must come out of the sum over k: it may change with rows, columns and batches, or in groups along k."""
     grain = q._grain
     fits = f"{listed_axes([*roles.batch, *roles.outer])} or axis=None" if roles.batch or roles.outer else "axis=None"
