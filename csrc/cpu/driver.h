@@ -69,9 +69,34 @@ inline uint32_t row_sum(const Gemm& g, idx i) {
   return sum;
 }
 
+// Per row: zero[r] multiplies the column sum; sum[r] multiplies the weight's zero point (A2). `Shift`: what was added to
+// A's bytes.
+template <bool ASigned, uint32_t Shift>
+inline void row_terms(const Gemm& g, idx i0, idx rows, uint32_t* zero, uint32_t* sum) {
+  for (idx r = 0; r < rows; ++r) {
+    const uint32_t z = g.a_zero ? uint32_t(g.a_zero[i0 + r]) : 0u;
+    zero[r] = z + Shift;
+    sum[r] = g.w_zero ? row_sum<ASigned>(g, i0 + r) - uint32_t(g.k) * z : 0u;
+  }
+}
+
+// sums −= zero · colsum[j] + w_zero[j] · sum
+template <bool Shifted = false>
+inline void add_terms(const Gemm& g, int32_t* sums, idx j0, idx cols, uint32_t zero, uint32_t sum) {
+  if (Shifted || g.a_zero)
+    for (idx j = 0; j < cols; ++j) sums[j] = int32_t(uint32_t(sums[j]) - zero * uint32_t(g.w_sums[j0 + j]));
+  if (g.w_zero)
+    for (idx j = 0; j < cols; ++j) sums[j] = int32_t(uint32_t(sums[j]) - sum * uint32_t(g.w_zero[j0 + j]));
+}
+
+inline void add_row(int32_t* to, const int32_t* sums, idx cols) {
+  for (idx j = 0; j < cols; ++j) to[j] = int32_t(uint32_t(to[j]) + uint32_t(sums[j]));
+}
+
 template <class I, bool ASigned>
 struct Driver {
-  static constexpr idx kNr = I::kPanels * kPanel;
+  static constexpr idx kMr = I::kMr, kNr = I::kPanels * kPanel, kKStep = I::kKStep;
+  static constexpr bool kNeedsSums = I::kFlip != 0;
   static constexpr idx kTileBytes = I::kMr * kNr * 4;
   // a' = a + shift is what the micro-kernel multiplies; the epilogue takes shift · Σw off again.
   static constexpr uint32_t kShift = I::kFlip == 0 ? 0u : ASigned ? 128u : uint32_t(-128);
@@ -109,27 +134,13 @@ struct Driver {
 
   static size_t scratch_bytes(const Gemm& g) { return size_t(divide(g, blocks(g)).total); }
 
-  // Per row: zero[r] multiplies the column sum; sum[r] multiplies the weight's zero point (A2).
-  static void row_terms(const Gemm& g, idx i0, idx rows, uint32_t* zero, uint32_t* sum) {
-    for (idx r = 0; r < rows; ++r) {
-      const uint32_t z = g.a_zero ? uint32_t(g.a_zero[i0 + r]) : 0u;
-      zero[r] = z + kShift;
-      sum[r] = g.w_zero ? row_sum<ASigned>(g, i0 + r) - uint32_t(g.k) * z : 0u;
-    }
-  }
-
-  // out (+)= tile − zero[r] · colsum[j] − w_zero[j] · sum[r]
   static void store(const Gemm& g, int32_t* tile, idx i0, idx rows, idx j0, idx cols, const uint32_t* zero,
                     const uint32_t* sum) {
     for (idx r = 0; r < rows; ++r) {
       int32_t* const to = g.out + (i0 + r) * g.out_row + j0;
       int32_t* const from = tile + r * kNr;
-      if (kShift != 0 || g.a_zero)
-        for (idx j = 0; j < cols; ++j) from[j] = int32_t(uint32_t(from[j]) - zero[r] * uint32_t(g.w_sums[j0 + j]));
-      if (g.w_zero)
-        for (idx j = 0; j < cols; ++j) from[j] = int32_t(uint32_t(from[j]) - sum[r] * uint32_t(g.w_zero[j0 + j]));
-      if (g.add)
-        for (idx j = 0; j < cols; ++j) to[j] = int32_t(uint32_t(to[j]) + uint32_t(from[j]));
+      add_terms<kShift != 0>(g, from, j0, cols, zero[r], sum[r]);
+      if (g.add) add_row(to, from, cols);
       else if (cols == kNr) memcpy(to, from, size_t(kNr) * 4);  // a constant size: registers, no call
       else memcpy(to, from, size_t(cols) * 4);
     }
@@ -154,7 +165,7 @@ struct Driver {
     int32_t* const tiles = reinterpret_cast<int32_t*>(scratch + s.tiles);
     const bool in_place = I::in_place(g);
     const idx panel_bytes = padded(I::a_bytes(I::kMr, b.kc), 64);
-    row_terms(g, m.begin, m.end - m.begin, zero, sum);
+    row_terms<ASigned, kShift>(g, m.begin, m.end - m.begin, zero, sum);
     for (idx k0 = 0; k0 < g.k; k0 += b.kc) {
       const idx k = min_of(b.kc, g.k - k0), k_whole = padded(k, I::kKStep);
       const bool first = k0 == 0, last = k0 + b.kc >= g.k;

@@ -1,20 +1,24 @@
 // The end of every ISA file: its rows, one for each pair of signs.
 //
-// QK_ROW(types, ASigned, WSigned) needs in scope: QK_ISA, QK_TILE ("6x16"), Isa<ASigned, WSigned>, kMinM, kGops,
-// kCallUs and peak(rounds).
+// QK_ROW(types, ASigned, WSigned) needs in scope: QK_ISA, QK_TILE ("6x16"), Isa<ASigned, WSigned> (or
+// QK_DRIVER(as, ws), a driver of its own), kMinM, kGops, kCallUs and peak(rounds).
 #pragma once
 #include "driver.h"
 #include "rows.h"
 
+#ifndef QK_DRIVER
+#define QK_DRIVER(as, ws) Driver<Isa<as, ws>, as>
+#endif
 #define QK_STR2(x) #x
 #define QK_STR(x) QK_STR2(x)
 
 // clang-format off
 #define QK_ROW(types, as, ws)                                                                             \
   {                                                                                                       \
-    "gemm_" types "_" QK_TILE "_" QK_STR(QK_ISA), types, QK_STR(QK_ISA), as, ws, Isa<as, ws>::kFlip != 0, Isa<as, ws>::kMr,       \
-        Isa<as, ws>::kPanels *kPanel, Isa<as, ws>::kKStep, kMinM, kGops, kCallUs,                         \
-        Driver<Isa<as, ws>, as>::scratch_bytes, Driver<Isa<as, ws>, as>::block, peak                      \
+    "gemm_" types "_" QK_TILE "_" QK_STR(QK_ISA), types, QK_STR(QK_ISA), as, ws,                          \
+        QK_DRIVER(as, ws)::kNeedsSums, QK_DRIVER(as, ws)::kMr, QK_DRIVER(as, ws)::kNr,                    \
+        QK_DRIVER(as, ws)::kKStep, kMinM, kGops, kCallUs,                                                 \
+        QK_DRIVER(as, ws)::scratch_bytes, QK_DRIVER(as, ws)::block, peak                                  \
   }
 
 #define QK_ROWS                                                                                     \

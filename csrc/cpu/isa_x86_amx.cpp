@@ -1,20 +1,16 @@
-// gemm x86_amx: tiles of 16 rows × 64 bytes, multiplied 16×64 by 64×16 in one instruction, Sapphire Rapids and later.
+// gemm x86_amx: the AMX pipeline (amx.h) over strips of A and blocks of weights.
 //
-//   t0 t1 │ A rows 0…r0−1: C0 C1      t4 A upper   t6 weights panel p
-//   t2 t3 │ A rows r0…r−1: C2 C3      t5 A lower   t7 weights panel p + 1
-//
-// Why 2×2 tiles: each loaded tile is used twice, so that loads (8 cycles from L1) keep under multiplications (16).
-// A strip of A, 32 × kKc bytes, stays in L1; weights are streamed past it from L2 with tileloaddt1, which leaves L1 to
-// A: 5.1 against 4.0 TOPS with plain loads on a Sapphire Rapids class core. The four sign pairs have an instruction
-// each, so nothing is flipped. A is read in place where K is whole steps; it is packed when K has a tail, when its
-// columns are not adjacent, and when its row stride is a multiple of 2 KiB, which would put a tile's rows into one or
-// two sets of L1. Fewer rows than 32 are split evenly over the two A tiles: a multiplication's time falls with its
-// rows, never with K or N.
+// A strip of A, 32 × kc bytes, stays in L1 while the weights of a block stream past it from L2 with tileloaddt1, which
+// leaves L1 to A; the block stays in L2 while strip after strip passes. The four sign pairs have an instruction each, so
+// nothing is flipped. Rows are split into strips of nearly the same height: a multiplication's time falls with its rows
+// down to 8, never with K or N.
+// A is read in place only where every tile row is one cache line and the rows do not share sets of L1. NumPy's arrays
+// begin at 16 bytes off the line as a rule, and then each row of a tile costs two lines: 3.4 against 2.6 TOPS.
 // Why not shrink K of the tile for a tail: no cycle is saved; A's tail is packed with zeros.
-// The tile configuration is loaded on entry and released on exit: another library's release would fault us.
-// Source: Intel Architecture Instruction Set Extensions, chapter 3 (tile architecture).
 #define QK_ISA x86_amx
 #define QK_TILE "32x32"
+#define QK_DRIVER(as, ws) AmxDriver<as, ws>
+#include "amx.h"
 #include "isa_rows.h"
 #include "x86.h"
 
@@ -24,110 +20,197 @@ namespace {
 
 constexpr idx kMinM = 4;
 constexpr double kGops = 3000, kCallUs = 0.2;
-constexpr idx kTileRows = 16, kTileK = 64;
+constexpr idx kFewRows = 256;          // so few that weights come from L3 nearly as fast as they are multiplied
+constexpr idx kKeptBytes = 4 << 20;    // of packed A
 
-struct alignas(64) TileConfig {
-  uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  uint16_t row_bytes[16] = {};
-  uint8_t rows[16] = {};
+// Sums → out, one aligned line at a time, whatever out's alignment: a line that two tiles share is held back from the
+// first and completed by the second. Stores across lines cost 30 % at 512³.
+struct ToOut {
+  struct Job {
+    idx i, j, cols;
+    bool begins, ends;  // the run of tiles side by side
+    const uint32_t *zero, *sum;
+    int32_t* next;  // the sums of the tile to the right: what is held back goes before them
+  };
+
+  const Gemm& g;
+  const bool plain = !g.a_zero && !g.w_zero && !g.add;
+
+  bool quick(const Job& t) const { return plain && !t.begins && !t.ends; }
+
+  struct Cursor {  // two whole lines of a row, and what is held back for the next tile's first
+    int32_t *from, *to;
+    idx out_row, back;
+
+    QK_INLINE void row() {
+      const idx off = line_offset(to);
+      copy(to - off, from - off), copy(to - off + kPanel, from - off + kPanel);
+      copy(from + back, from + kPanel);
+      from += kSumsRow, to += out_row;
+    }
+  };
+
+  Cursor cursor(const Job& t, int32_t* sums) const {
+    return {sums, g.out + t.i * g.out_row + t.j, g.out_row, t.next - kPanel - sums};
+  }
+
+  void rows(const Job& t, int32_t* sums, idx r, idx end) {
+    int32_t* from = sums + r * kSumsRow;
+    int32_t* to = g.out + (t.i + r) * g.out_row + t.j;
+    for (; r < end; ++r, from += kSumsRow, to += g.out_row) {
+      add_terms(g, from, t.j, t.cols, t.zero[r], t.sum[r]);
+      if (g.add) add_row(to, from, t.cols);
+      else lines(t, to, from);
+      if (!t.ends) copy(t.next + r * kSumsRow - kPanel, from + kPanel);
+    }
+  }
+
+  QK_INLINE static idx line_offset(const int32_t* to) { return idx(reinterpret_cast<uintptr_t>(to) / 4 % kPanel); }
+
+  static void lines(const Job& t, int32_t* to, const int32_t* from) {
+    const idx off = line_offset(to), end = off + t.cols;
+    for (idx e = 0; e < end; e += kPanel) {
+      uint32_t mask = e == 0 && t.begins ? 0xFFFFu << off : 0xFFFFu;
+      if (end - e < kPanel) {
+        if (!t.ends) return;
+        mask &= (1u << (end - e)) - 1;
+      }
+      _mm512_mask_storeu_epi32(to - off + e, __mmask16(mask), _mm512_loadu_si512(from - off + e));
+    }
+  }
+
+  QK_INLINE static void copy(int32_t* to, const int32_t* from) { memcpy(to, from, kPanel * 4); }
 };
 
-inline idx upper_rows(idx rows) { return rows > kTileRows ? (rows + 1) / 2 : rows; }
-
-inline void configure(idx rows) {
-  TileConfig config;
-  const uint8_t upper = uint8_t(upper_rows(rows)), lower = uint8_t(max_of(rows - upper, 1));
-  const uint8_t of_tile[8] = {upper, upper, lower, lower, upper, lower, kTileK / kGroup, kTileK / kGroup};
-  for (int t = 0; t < 8; ++t) {
-    config.row_bytes[t] = 64;
-    config.rows[t] = of_tile[t];
-  }
-  qk_tile_loadconfig(&config);
-}
-
-#define QK_TDP(c, a, w)                                      \
-  do {                                                       \
-    if constexpr (ASigned && WSigned) _tile_dpbssd(c, a, w); \
-    else if constexpr (ASigned) _tile_dpbsud(c, a, w);       \
-    else if constexpr (WSigned) _tile_dpbusd(c, a, w);       \
-    else _tile_dpbuud(c, a, w);                              \
-  } while (0)
-
-// tile[rows][32] (+)= A × two panels, or one. `Lower`: the strip has more than 16 rows.
-template <bool ASigned, bool WSigned, bool Lower, bool Two>
-void amx_micro(idx rows, const uint8_t* a, idx a_step, idx a_stride, const uint8_t* w, idx w_panel, idx steps,
-               int32_t* tile, bool add) {
-  constexpr idx kRow = 32;
-  const idx upper = upper_rows(rows), row_bytes = kRow * 4;
-  int32_t* const below = tile + upper * kRow;
-  QK_MEMORY_BARRIER();
-  if (add) {
-    _tile_loadd(0, tile, row_bytes);
-    if constexpr (Two) _tile_loadd(1, tile + kPanel, row_bytes);
-    if constexpr (Lower) _tile_loadd(2, below, row_bytes);
-    if constexpr (Lower && Two) _tile_loadd(3, below + kPanel, row_bytes);
-  } else {
-    _tile_zero(0);
-    if constexpr (Two) _tile_zero(1);
-    if constexpr (Lower) _tile_zero(2);
-    if constexpr (Lower && Two) _tile_zero(3);
-  }
-  const uint8_t* a_below = a + upper * a_stride;
-  for (idx s = 0; s < steps; ++s, a += a_step, a_below += a_step, w += kTileK * kPanel) {
-    _tile_loadd(4, a, a_stride);
-    _tile_stream_loadd(6, w, 64);
-    QK_TDP(0, 4, 6);
-    if constexpr (Two) {
-      _tile_stream_loadd(7, w + w_panel, 64);
-      QK_TDP(1, 4, 7);
-    }
-    if constexpr (Lower) {
-      _tile_loadd(5, a_below, a_stride);
-      QK_TDP(2, 5, 6);
-    }
-    if constexpr (Lower && Two) QK_TDP(3, 5, 7);
-  }
-  _tile_stored(0, tile, row_bytes);
-  if constexpr (Two) _tile_stored(1, tile + kPanel, row_bytes);
-  if constexpr (Lower) _tile_stored(2, below, row_bytes);
-  if constexpr (Lower && Two) _tile_stored(3, below + kPanel, row_bytes);
-  QK_MEMORY_BARRIER();
-}
-
 template <bool ASigned, bool WSigned>
-struct Isa {
-  static constexpr idx kMr = 2 * kTileRows, kPanels = 2, kKStep = kTileK, kKc = 1024;
-  static constexpr unsigned kFlip = 0;
-  static constexpr bool kRowsFirst = true;
-  static constexpr idx a_bytes(idx rows, idx k) { return rows * padded(k, kTileK); }
-  static bool in_place(const Gemm& g) { return g.a_col == 1 && g.k % kTileK == 0 && g.a_row % 2048 != 0; }
-  static void begin() {}
-  static void finish() { _tile_release(); }
-  static void prepare(idx rows) { configure(rows); }
+struct AmxDriver {
+  using Pipe = AmxPipe<ASigned, WSigned, ToOut>;
+  static constexpr idx kMr = 2 * kTileRows, kNr = kPair, kKStep = kTileK;
+  static constexpr bool kNeedsSums = false;
 
-  // [k/64][rows][64], zeros behind K
+  struct Blocks {
+    idx mc, nc, kc;
+    bool keep;  // packed A, for the next block of weights
+  };
+
+  static Blocks blocks(const Gemm& g) {
+    const idx k = padded(g.k, kTileK), strip = g.l1_bytes * 2 / 3 / kMr / kTileK * kTileK;
+    idx nc = g.l2_bytes * 5 / 8 / k / kPair * kPair;
+    if (nc < g.n && g.m <= kFewRows) nc = nc / 2 / kPair * kPair;  // room for the next block, on its way from L3
+    nc = max_of(nc, 2 * kPair);
+    const idx mc = max_of(kKeptBytes / k / kMr, 1) * kMr;
+    return {mc, nc, min_of(k, max_of(strip, kTileK)), nc < g.n};
+  }
+
+  struct Scratch {  // how a thread's scratch is divided
+    idx a, terms, sums, total;
+  };
+
+  static Scratch divide(const Gemm& g, const Blocks& b) {
+    const idx k = padded(g.k, kTileK), tiles = b.kc < k ? ceil_div(min_of(b.nc, padded(g.n, kPair)), kPair) : 1;
+    Scratch s;
+    s.a = 0;
+    s.terms = b.keep ? min_of(b.mc, padded(g.m, kMr)) * k : kMr * b.kc;
+    s.sums = s.terms + 2 * 2 * kMr * 4;
+    s.total = s.sums + (tiles + 1) * kSumsSize * 4;
+    return s;
+  }
+
+  static size_t scratch_bytes(const Gemm& g) { return size_t(divide(g, blocks(g)).total); }
+
+  static bool in_place(const Gemm& g) {
+    return g.a_col == 1 && g.k % kTileK == 0 && (reinterpret_cast<uintptr_t>(g.a) | uintptr_t(g.a_row)) % 64 == 0 &&
+           g.a_row % 2048 != 0;
+  }
+
+  // [k/64][rows][64], zeros behind K. Row by row, as A lies: prefetchers follow that, and stores may jump.
   static void pack(const Gemm& g, idx i, idx rows, idx k0, idx k, uint8_t* dst) {
-    for (idx s = 0; s < ceil_div(k, kTileK); ++s)
-      for (idx r = 0; r < rows; ++r, dst += kTileK) {
-        const uint8_t* src = g.a + (i + r) * g.a_row + (k0 + s * kTileK) * g.a_col;
+    const idx whole = g.a_col == 1 ? k / kTileK : 0, steps = ceil_div(k, kTileK);
+    for (idx r = 0; r < rows; ++r) {
+      const uint8_t* src = g.a + (i + r) * g.a_row + k0 * g.a_col;
+      uint8_t* to = dst + r * kTileK;
+      for (idx s = 0; s < whole; ++s, to += rows * kTileK) memcpy(to, src + s * kTileK, kTileK);
+      for (idx s = whole; s < steps; ++s, to += rows * kTileK) {
         const idx have = min_of(kTileK, k - s * kTileK);
-        if (g.a_col == 1 && have == kTileK) {
-          memcpy(dst, src, kTileK);
-        } else {
-          for (idx t = 0; t < have; ++t) dst[t] = src[t * g.a_col];
-          memset(dst + have, 0, size_t(kTileK - have));
+        for (idx t = 0; t < have; ++t) to[t] = src[(s * kTileK + t) * g.a_col];
+        memset(to + have, 0, size_t(kTileK - have));
+      }
+    }
+  }
+
+  static void block(const Gemm& g, Range m, Range n, void* scratch) {
+    const Blocks b = blocks(g);
+    const Scratch s = divide(g, b);
+    uint8_t* const base = static_cast<uint8_t*>(scratch);
+    AmxDriver work(g, b, base + s.a, reinterpret_cast<uint32_t*>(base + s.terms),
+                   reinterpret_cast<int32_t*>(base + s.sums) + kPanel);
+    for (idx m0 = m.begin; m0 < m.end; m0 += b.mc) work.rows({m0, min_of(m0 + b.mc, m.end)}, n);
+    work.pipe_.flush();
+    _tile_release();
+  }
+
+ private:
+  AmxDriver(const Gemm& g, const Blocks& b, uint8_t* packed, uint32_t* terms, int32_t* sums)
+      : g_(g), b_(b), k_(padded(g.k, kTileK)), packed_(packed), terms_(terms), sums_(sums), drain_{g}, pipe_(drain_) {}
+
+  // Rows m, strip after strip past a block of weights, block after block.
+  void rows(Range m, Range n) {
+    const idx strip = ceil_div(m.end - m.begin, ceil_div(m.end - m.begin, kMr));
+    const bool direct = !b_.keep && in_place(g_);
+    for (idx n0 = n.begin; n0 < n.end; n0 += b_.nc) {
+      const Range block = {n0, min_of(n0 + b_.nc, n.end)}, next = {block.end, min_of(block.end + b_.nc, n.end)};
+      const idx tiles = ceil_div(block.end - block.begin, kPair);
+      ahead_w_.over(g_.w + next.begin / kPanel * g_.w_panel, ceil_div(next.end - next.begin, kPanel) * g_.w_panel,
+                    ceil_div(m.end - m.begin, strip) * tiles * (k_ / kTileK));
+      for (idx i = m.begin; i < m.end; i += strip) {
+        const idx count = min_of(strip, m.end - i);
+        flip_ = !flip_;
+        row_terms<ASigned, 0>(g_, i, count, terms(), terms() + kMr);
+        for (idx k0 = 0; k0 < g_.k; k0 += b_.kc) {
+          const idx k = min_of(b_.kc, g_.k - k0);
+          uint8_t* const panel = b_.keep ? packed_ + (i - m.begin) * k_ + k0 * count : packed_;
+          if (direct) {
+            run(i, count, k0, k, g_.a + i * g_.a_row + k0, kTileK, g_.a_row, block);
+            continue;
+          }
+          if (n0 == n.begin) pack(g_, i, count, k0, k, panel);
+          else ahead_a_.over(panel + count * padded(k, kTileK), count * b_.kc, tiles * ceil_div(k, kTileK));
+          run(i, count, k0, k, panel, count * kTileK, kTileK, block);
         }
       }
+    }
   }
 
-  static void micro(int rows, int panels, const uint8_t* a, idx a_step, idx a_stride, const uint8_t* w, idx w_panel,
-                    idx k, int32_t* tile, bool add) {
-    const auto run =
-        rows > kTileRows
-            ? (panels == 2 ? amx_micro<ASigned, WSigned, true, true> : amx_micro<ASigned, WSigned, true, false>)
-            : (panels == 2 ? amx_micro<ASigned, WSigned, false, true> : amx_micro<ASigned, WSigned, false, false>);
-    run(rows, a, a_step, a_stride, w, w_panel, k / kTileK, tile, add);
+  uint32_t* terms() const { return terms_ + (flip_ ? 2 * kMr : 0); }  // of two strips: the one before is being drained
+
+  // A panel of A, `rows` from i and k from k0, past a block of weights.
+  void run(idx i, idx rows, idx k0, idx k, const uint8_t* a, idx a_step, idx a_stride, Range block) {
+    const bool last = k0 + k >= g_.k;
+    int32_t* tile = sums_;
+    for (idx j = block.begin; j < block.end; j += kPair) {
+      int32_t* const next = b_.kc < k_ ? tile + kSumsSize : tile;
+      ToOut::Job& t = pipe_.job();
+      t.i = i, t.j = j, t.cols = min_of(kPair, block.end - j);
+      t.begins = j == block.begin, t.ends = j + kPair >= block.end;
+      t.zero = terms(), t.sum = terms() + kMr, t.next = next;
+      pipe_.ahead = ahead_a_.left > 0 ? &ahead_a_ : &ahead_w_;
+      pipe_.shape(rows, t.cols > kPanel ? 2 : 1);
+      pipe_.multiply(a, a_step, a_stride, g_.w + j / kPanel * g_.w_panel + k0 * kPanel, g_.w_panel,
+                     ceil_div(k, kTileK), tile, k0 > 0, last);
+      tile = next;
+    }
   }
+
+  const Gemm& g_;
+  const Blocks b_;
+  const idx k_;
+  uint8_t* const packed_;
+  uint32_t* const terms_;
+  int32_t* const sums_;
+  bool flip_ = false;
+  ToOut drain_;
+  Pipe pipe_;
+  Ahead ahead_a_, ahead_w_;
 };
 
 double peak(idx rounds) {

@@ -15,7 +15,10 @@ template <class V, int Sums, int Ops>
 inline double peak_of(idx rounds, typename V::Reg x) {
   using Reg = typename V::Reg;
   Reg sums[Sums];
-  unroll<Sums>([&](auto i) QK_INLINE { sums[i] = x; });
+  unroll<Sums>([&](auto i) QK_INLINE {
+    sums[i] = x;
+    QK_KEEP(sums[i]);  // or the compiler sees that they are equal, and keeps one
+  });
   for (idx round = 0; round < rounds; ++round)
     unroll<Sums>([&](auto i) QK_INLINE { sums[i] = V::mul_add(sums[i], sums[i], x); });
   Reg total = x;

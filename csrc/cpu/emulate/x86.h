@@ -123,6 +123,11 @@ using __m512i = Reg<64>;
 [[maybe_unused]] __m512i _mm512_set1_epi64(long long x) { return splat<long long, 64>(x); }
 [[maybe_unused]] __m512i _mm512_loadu_si512(const void* p) { return load<64>(p); }
 [[maybe_unused]] void _mm512_storeu_si512(void* p, __m512i x) { memcpy(p, x.bytes, 64); }
+using __mmask16 = uint16_t;
+[[maybe_unused]] void _mm512_mask_storeu_epi32(void* p, __mmask16 lanes, __m512i x) {
+  for (int i = 0; i < 16; ++i)
+    if (lanes >> i & 1) memcpy(static_cast<uint8_t*>(p) + 4 * i, x.bytes + 4 * i, 4);
+}
 [[maybe_unused]] __m512i _mm512_cvtepi8_epi16(__m256i x) { return widen16<int8_t>(x); }
 [[maybe_unused]] __m512i _mm512_cvtepu8_epi16(__m256i x) { return widen16<uint8_t>(x); }
 [[maybe_unused]] __m512i _mm512_madd_epi16(__m512i x, __m512i y) { return madd16(x, y); }
