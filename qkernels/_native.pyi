@@ -5,13 +5,25 @@ from __future__ import annotations
 import numpy
 import typing
 import typing_extensions
-__all__: list[str] = ['available_cpus', 'cache_bytes', 'emulated', 'fast', 'features', 'forget', 'gemm', 'get_num_threads', 'pack', 'packed', 'peak', 'read_memory', 'remember', 'rows', 'set_num_threads', 'watch']
+__all__: list[str] = ['available_cpus', 'cache_bytes', 'dequantize', 'dynamic_quantize', 'elementwise_rows', 'emulated', 'fast', 'features', 'forget', 'gemm', 'get_num_threads', 'pack', 'packed', 'peak', 'quantize', 'read_memory', 'remember', 'requantize', 'rows', 'set_num_threads', 'watch']
 def available_cpus() -> int:
     """
     By affinity mask and cgroup quota.
     """
 def cache_bytes(level: typing.SupportsInt | typing.SupportsIndex) -> int:
     ...
+def dequantize(row: typing.SupportsInt | typing.SupportsIndex, q: typing.Any, scale: typing.Any, zero: typing.Any, repeat: typing.SupportsInt | typing.SupportsIndex, group: typing.SupportsInt | typing.SupportsIndex, out: typing.Any, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    Kernel.run of one row of dequantize. threads as of gemm.
+    """
+def dynamic_quantize(row: typing.SupportsInt | typing.SupportsIndex, x: typing.Any, group: typing.SupportsInt | typing.SupportsIndex, low: typing.SupportsInt | typing.SupportsIndex, high: typing.SupportsInt | typing.SupportsIndex, scale: typing.Any, zero: typing.Any, sums: typing.Any, out: typing.Any, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    Kernel.run of one row of dynamic_quantize. threads as of gemm.
+    """
+def elementwise_rows() -> list:
+    """
+    Every elementwise kernel of this build, as data.
+    """
 def fast(*args, **kwargs):
     """
     fast(a, b, out) → the product, or None where Python must decide.
@@ -42,6 +54,10 @@ def peak(row: typing.SupportsInt | typing.SupportsIndex, rounds: typing.Supports
     """
     Multiply from registers only; operations done.
     """
+def quantize(row: typing.SupportsInt | typing.SupportsIndex, x: typing.Any, scale: typing.Any, zero: typing.Any, repeat: typing.SupportsInt | typing.SupportsIndex, group: typing.SupportsInt | typing.SupportsIndex, low: typing.SupportsInt | typing.SupportsIndex, high: typing.SupportsInt | typing.SupportsIndex, out: typing.Any, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    Kernel.run of one row of quantize. threads as of gemm.
+    """
 def read_memory(data: numpy.ndarray, rounds: typing.SupportsInt | typing.SupportsIndex) -> int:
     """
     Read all bytes, in order, so many times; a sum of them.
@@ -49,6 +65,10 @@ def read_memory(data: numpy.ndarray, rounds: typing.SupportsInt | typing.Support
 def remember(*args, **kwargs):
     """
     remember(row, a_signed, w_signed, packed, m, n, k): fast() runs this shape on this row.
+    """
+def requantize(row: typing.SupportsInt | typing.SupportsIndex, acc: typing.Any, rounding: typing.SupportsInt | typing.SupportsIndex, m: typing.Any, e: typing.Any, bias: typing.Any, zero: typing.Any, repeat: typing.SupportsInt | typing.SupportsIndex, group: typing.SupportsInt | typing.SupportsIndex, low: typing.SupportsInt | typing.SupportsIndex, high: typing.SupportsInt | typing.SupportsIndex, out: typing.Any, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    Kernel.run of one row of requantize; rounding by its place in rounding.py. threads as of gemm.
     """
 def rows() -> list:
     """

@@ -15,12 +15,21 @@ from contextvars import ContextVar
 from typing import Any
 
 from qkernels import hardware as _hardware
-from qkernels.backends import native, numba_cpu, numba_elementwise, numpy_cpu, numpy_elementwise, reference
+from qkernels.backends import (
+    native,
+    native_elementwise,
+    numba_cpu,
+    numba_elementwise,
+    numpy_cpu,
+    numpy_elementwise,
+    reference,
+)
 from qkernels.kernel import Hardware, Kernel, NoKernelError, Problem
 
 # The order decides between equal costs.
 KERNELS: tuple[Kernel, ...] = (
     *native.KERNELS,
+    *native_elementwise.KERNELS,
     *numba_cpu.KERNELS,
     *numba_elementwise.KERNELS,
     *numpy_cpu.KERNELS,
