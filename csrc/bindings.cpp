@@ -12,6 +12,7 @@
 #include "cpu/threads.h"
 #include "elementwise_door.h"
 #include "fast_call.h"
+#include "linear.h"
 #include "views.h"
 
 #ifndef QK_MODULE
@@ -158,7 +159,9 @@ QK_PYBIND11_MODULE(QK_MODULE, m) {
   m.def("available_cpus", &available_cpus, "By affinity mask and cgroup quota.");
   m.def("cache_bytes", &cache_bytes, py::arg("level"));
   add_elementwise(m.ptr());
+  add_linear(m);
   add_fast_call(m.ptr());
+  add_fast_linear(m.ptr());
 #ifdef QK_EMULATE
   m.attr("emulated") = true;
 #else

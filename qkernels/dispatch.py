@@ -166,5 +166,18 @@ class FastRoad:
             native._native.remember(index, a_signed, b_signed, bool(problem.layout), problem.m, problem.n, problem.k)
 
 
-def _decline(a: Any, b: Any, out: Any) -> None:
+class LinearRoad:
+    """Likewise of `linear` (csrc/fast_linear.cpp): `call(x, handle, bias, activation, out)` answers, or None."""
+
+    def __init__(self, enabled: bool) -> None:
+        self.enabled = enabled and native._native is not None
+        self.call: Callable[..., Any] = native._native.fast_linear if self.enabled else _decline
+
+    def remember(self, kernel: Kernel, packed: Any, m: int) -> None:
+        name = kernel.name.replace("linear_f32", "gemm_s8")  # the row that multiplies for it
+        if self.enabled and _pattern.get() is None and name in native.INDEX:
+            native._native.remember_linear(native.linear_handle(packed), native.INDEX[name], m)
+
+
+def _decline(*args: Any) -> None:
     return None
