@@ -10,7 +10,9 @@
 #include "cpu/plan.h"
 #include "cpu/read.h"
 #include "cpu/threads.h"
+#include "elementwise_door.h"
 #include "fast_call.h"
+#include "linear.h"
 #include "views.h"
 
 #ifndef QK_MODULE
@@ -156,7 +158,10 @@ QK_PYBIND11_MODULE(QK_MODULE, m) {
   m.def("set_num_threads", &set_num_threads, py::arg("n"), "0: as many as this process may use.");
   m.def("available_cpus", &available_cpus, "By affinity mask and cgroup quota.");
   m.def("cache_bytes", &cache_bytes, py::arg("level"));
+  add_elementwise(m.ptr());
+  add_linear(m);
   add_fast_call(m.ptr());
+  add_fast_linear(m.ptr());
 #ifdef QK_EMULATE
   m.attr("emulated") = true;
 #else

@@ -39,7 +39,9 @@ Known& slot_of(idx m, idx n, idx k, uint32_t kind) {
 }
 static_assert(kKnown == 1u << (64 - 54), "the hash fills the table");
 
-bool in_force() {
+}  // namespace
+
+bool use_in_force() {
   if (!pattern_variable) return true;
   PyObject* value = nullptr;
   if (PyContextVar_Get(pattern_variable, Py_None, &value) < 0) {
@@ -50,6 +52,8 @@ bool in_force() {
   Py_DECREF(value);
   return any;
 }
+
+namespace {
 
 // Do the bytes of x and y meet? Bounds, so possibly yes where they interleave.
 bool may_overlap(const View& x, idx x_bytes, const View& y, idx y_bytes) {
@@ -67,8 +71,6 @@ bool may_overlap(const View& x, idx x_bytes, const View& y, idx y_bytes) {
   return x0 < y1 && y0 < x1;
 }
 
-bool exact_array(PyObject* object) { return Py_TYPE(object) == npy_api::get().PyArray_Type_; }
-
 PyObject* new_output(const View& a, idx n) {
   const npy_api& api = npy_api::get();
   Py_intptr_t shape[kMaxBatchDims + 2];
@@ -79,13 +81,13 @@ PyObject* new_output(const View& a, idx n) {
 }
 
 PyObject* fast(PyObject*, PyObject* const* args, Py_ssize_t count) {
-  if (count != 3 || !exact_array(args[0])) Py_RETURN_NONE;
+  if (count != 3 || !is_exact_array(args[0])) Py_RETURN_NONE;
   const View a = view_of(args[0]);
   if (a.dims < 2 || a.dims - 2 > kMaxBatchDims || a.type > kUint8) Py_RETURN_NONE;
   const bool a_signed = a.type == kInt8;
   const Packed* packed = nullptr;
   View b;
-  if (exact_array(args[1])) {
+  if (is_exact_array(args[1])) {
     b = view_of(args[1]);
     if (b.dims != a.dims || b.type > kUint8) Py_RETURN_NONE;
   } else {
@@ -96,11 +98,11 @@ PyObject* fast(PyObject*, PyObject* const* args, Py_ssize_t count) {
   const idx n = packed ? packed->n : b.shape[b.dims - 1], b_k = packed ? packed->k : b.shape[b.dims - 2];
   const uint32_t kind = kind_of(a_signed, packed ? packed->is_signed : b.type == kInt8, packed != nullptr);
   const Known entry = slot_of(m, n, k, kind);
-  if (b_k != k || entry.kind != kind || entry.m != m || entry.n != n || entry.k != k || in_force()) Py_RETURN_NONE;
+  if (b_k != k || entry.kind != kind || entry.m != m || entry.n != n || entry.k != k || use_in_force()) Py_RETURN_NONE;
 
   PyObject* out = args[2];
   const bool given = out != Py_None;
-  if (given && !exact_array(out)) Py_RETURN_NONE;
+  if (given && !is_exact_array(out)) Py_RETURN_NONE;
   if (given) Py_INCREF(out);
   else if (!(out = new_output(a, n))) return nullptr;
   const View o = view_of(out);

@@ -2,4 +2,7 @@
 #pragma once
 #include <pybind11/pybind11.h>
 
-namespace qk { void add_fast_call(PyObject* module); }
+namespace qk {
+void add_fast_call(PyObject* module);
+bool use_in_force();  // is a pattern of use() in force here, so that Python must decide?
+}  // namespace qk

@@ -25,6 +25,8 @@ constexpr idx kGroup = 4;     // consecutive k of one column
 constexpr idx kPackedK = 64;  // K of a packed matrix is padded to it with zeros
 constexpr idx kChunk = 16;    // consecutive k of one row in an A panel of the vector kernels
 
+struct Epilogue;  // epilogue.h
+
 // One product, checked and ready: out[i, j] = Σ_k (a[i, k] − a_zero[i]) (w[k, j] − w_zero[j])  mod 2³².
 struct Gemm {
   idx m, n, k;
@@ -36,10 +38,11 @@ struct Gemm {
       w_sums;    // of every column, padded to whole panels; unused where the row does not flip and a_zero is null
   int32_t* out;  // unit column stride
   idx out_row;
-  bool add;                // out += the product, instead of =
-  const int32_t* a_zero;   // m values, or null: zero
-  const int32_t* w_zero;   // n values, or null: zero
-  idx l1_bytes, l2_bytes;  // caches of one core, for blocking
+  bool add;                  // out += the product, instead of =
+  const int32_t* a_zero;     // m values, or null: zero
+  const int32_t* w_zero;     // n values, or null: zero
+  const Epilogue* epilogue;  // what becomes of the sums, instead of out = them; or null
+  idx l1_bytes, l2_bytes;    // caches of one core, for blocking
 };
 
 // One line of the registry. The signs are part of it: a row reads one pair of types.

@@ -54,6 +54,10 @@ inline View view_of(PyObject* object) {
   return v;
 }
 
+inline bool is_exact_array(PyObject* object) {
+  return Py_TYPE(object) == pybind11::detail::npy_api::get().PyArray_Type_;
+}
+
 // Null for anything else than our capsule.
 inline const Packed* packed_of(PyObject* object) {
   return PyCapsule_IsValid(object, kPackedName) ? static_cast<const Packed*>(PyCapsule_GetPointer(object, kPackedName))

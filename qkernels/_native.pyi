@@ -5,16 +5,32 @@ from __future__ import annotations
 import numpy
 import typing
 import typing_extensions
-__all__: list[str] = ['available_cpus', 'cache_bytes', 'emulated', 'fast', 'features', 'forget', 'gemm', 'get_num_threads', 'pack', 'packed', 'peak', 'read_memory', 'remember', 'rows', 'set_num_threads', 'watch']
+__all__: list[str] = ['available_cpus', 'cache_bytes', 'dequantize', 'dynamic_quantize', 'elementwise_rows', 'emulated', 'fast', 'fast_linear', 'features', 'forget', 'gemm', 'get_num_threads', 'linear', 'pack', 'packed', 'packed_linear', 'peak', 'quantize', 'read_memory', 'remember', 'remember_linear', 'requantize', 'rows', 'set_num_threads', 'watch']
 def available_cpus() -> int:
     """
     By affinity mask and cgroup quota.
     """
 def cache_bytes(level: typing.SupportsInt | typing.SupportsIndex) -> int:
     ...
+def dequantize(row: typing.SupportsInt | typing.SupportsIndex, q: typing.Any, scale: typing.Any, zero: typing.Any, repeat: typing.SupportsInt | typing.SupportsIndex, group: typing.SupportsInt | typing.SupportsIndex, out: typing.Any, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    Kernel.run of one row of dequantize. threads as of gemm.
+    """
+def dynamic_quantize(row: typing.SupportsInt | typing.SupportsIndex, x: typing.Any, group: typing.SupportsInt | typing.SupportsIndex, low: typing.SupportsInt | typing.SupportsIndex, high: typing.SupportsInt | typing.SupportsIndex, scale: typing.Any, zero: typing.Any, sums: typing.Any, out: typing.Any, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    Kernel.run of one row of dynamic_quantize. threads as of gemm.
+    """
+def elementwise_rows() -> list:
+    """
+    Every elementwise kernel of this build, as data.
+    """
 def fast(*args, **kwargs):
     """
     fast(a, b, out) → the product, or None where Python must decide.
+    """
+def fast_linear(*args, **kwargs):
+    """
+    fast_linear(x, packed, bias, activation, out) → the result, or None where Python must decide.
     """
 def features() -> dict:
     """
@@ -30,6 +46,10 @@ def gemm(row: typing.SupportsInt | typing.SupportsIndex, a: numpy.ndarray, b: ty
     """
 def get_num_threads() -> int:
     ...
+def linear(row: typing.SupportsInt | typing.SupportsIndex, a: numpy.ndarray, w: typing.Any, out: numpy.ndarray, epilogue: tuple, threads: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
+    """
+    Kernel.run of op linear, on one row. threads 0: as many as set and worth waking; else exactly so many.
+    """
 def pack(b: numpy.ndarray, data: numpy.ndarray, sums: numpy.ndarray) -> None:
     """
     Plain (k, n) weights into layout n16k4.
@@ -38,9 +58,17 @@ def packed(data: numpy.ndarray, sums: numpy.ndarray, k: typing.SupportsInt | typ
     """
     A handle to packed weights; the caller keeps both buffers alive.
     """
+def packed_linear(*args, **kwargs):
+    """
+    packed_linear(data, sums, scale, zero, k, n, is_signed): a handle; the caller keeps the buffers alive.
+    """
 def peak(row: typing.SupportsInt | typing.SupportsIndex, rounds: typing.SupportsInt | typing.SupportsIndex) -> float:
     """
     Multiply from registers only; operations done.
+    """
+def quantize(row: typing.SupportsInt | typing.SupportsIndex, x: typing.Any, scale: typing.Any, zero: typing.Any, repeat: typing.SupportsInt | typing.SupportsIndex, group: typing.SupportsInt | typing.SupportsIndex, low: typing.SupportsInt | typing.SupportsIndex, high: typing.SupportsInt | typing.SupportsIndex, out: typing.Any, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    Kernel.run of one row of quantize. threads as of gemm.
     """
 def read_memory(data: numpy.ndarray, rounds: typing.SupportsInt | typing.SupportsIndex) -> int:
     """
@@ -49,6 +77,14 @@ def read_memory(data: numpy.ndarray, rounds: typing.SupportsInt | typing.Support
 def remember(*args, **kwargs):
     """
     remember(row, a_signed, w_signed, packed, m, n, k): fast() runs this shape on this row.
+    """
+def remember_linear(*args, **kwargs):
+    """
+    remember_linear(packed, row, m): fast_linear() runs this weight with m rows of floats on this row.
+    """
+def requantize(row: typing.SupportsInt | typing.SupportsIndex, acc: typing.Any, rounding: typing.SupportsInt | typing.SupportsIndex, m: typing.Any, e: typing.Any, bias: typing.Any, zero: typing.Any, repeat: typing.SupportsInt | typing.SupportsIndex, group: typing.SupportsInt | typing.SupportsIndex, low: typing.SupportsInt | typing.SupportsIndex, high: typing.SupportsInt | typing.SupportsIndex, out: typing.Any, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    Kernel.run of one row of requantize; rounding by its place in rounding.py. threads as of gemm.
     """
 def rows() -> list:
     """

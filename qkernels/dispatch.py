@@ -15,12 +15,21 @@ from contextvars import ContextVar
 from typing import Any
 
 from qkernels import hardware as _hardware
-from qkernels.backends import native, numba_cpu, numba_elementwise, numpy_cpu, numpy_elementwise, reference
+from qkernels.backends import (
+    native,
+    native_elementwise,
+    numba_cpu,
+    numba_elementwise,
+    numpy_cpu,
+    numpy_elementwise,
+    reference,
+)
 from qkernels.kernel import Hardware, Kernel, NoKernelError, Problem
 
 # The order decides between equal costs.
 KERNELS: tuple[Kernel, ...] = (
     *native.KERNELS,
+    *native_elementwise.KERNELS,
     *numba_cpu.KERNELS,
     *numba_elementwise.KERNELS,
     *numpy_cpu.KERNELS,
@@ -157,5 +166,18 @@ class FastRoad:
             native._native.remember(index, a_signed, b_signed, bool(problem.layout), problem.m, problem.n, problem.k)
 
 
-def _decline(a: Any, b: Any, out: Any) -> None:
+class LinearRoad:
+    """Likewise of `linear` (csrc/fast_linear.cpp): `call(x, handle, bias, activation, out)` answers, or None."""
+
+    def __init__(self, enabled: bool) -> None:
+        self.enabled = enabled and native._native is not None
+        self.call: Callable[..., Any] = native._native.fast_linear if self.enabled else _decline
+
+    def remember(self, kernel: Kernel, packed: Any, m: int) -> None:
+        name = kernel.name.replace("linear_f32", "gemm_s8")  # the row that multiplies for it
+        if self.enabled and _pattern.get() is None and name in native.INDEX:
+            native._native.remember_linear(native.linear_handle(packed), native.INDEX[name], m)
+
+
+def _decline(*args: Any) -> None:
     return None

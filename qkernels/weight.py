@@ -98,6 +98,7 @@ class PackedLinear(PackedMatrix):
         self.shape, self.dtype = weight.shape, weight.dtype  # type: ignore[assignment]
         self._rest = (weight._scale, weight._zero, weight._grain, weight._scale_dtype, weight._factors, weight._library)
         self._columns: dict[int, Columns] = {}
+        self._handle = None
 
     @property
     def layout(self) -> str:  # type: ignore[override]

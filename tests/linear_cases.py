@@ -148,7 +148,8 @@ def operands(case: Case, a_type: Any, w_type: np.dtype) -> Operands:
     if made.is_float:
         a_scale = np.exp2(rng.uniform(-12, 2, m if case.scales == "rows" else 1)).astype(F32)
         w_scale = np.exp2(rng.uniform(-12, 2, n)).astype(F32)
-        w_scale[rng.random(n) < 0.05] = 1e-40
+        w_scale = np.where(rng.random(n) < 0.1, rng.choice(np.array([1e-40, 1e-45]), n), w_scale)  # −0, subnormals
+        w_scale = w_scale.astype(F32)
         return Operands(
             a, w, out, frame,
             made._replace(a_scale=None if floats_in else a_scale, w_scale=w_scale, activation=case.activation),

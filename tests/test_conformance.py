@@ -26,21 +26,21 @@ except ImportError:
     _emulated = None  # type: ignore[assignment]
 
 HERE = detect()
-ROUND = {row["name"]: row for row in native.ROWS}
+TILES = {row["isa"]: row for row in native.ROWS}
 THREADS = (1, 2, 7)
 K_BLOCK = {"x86_amx": 1024, "numpy": 1024}
 
 
 def runnable(kernel: Kernel) -> tuple[list[Kernel], str]:
     """How the kernel can be executed here, once for each number of threads, or why not."""
-    if kernel.name not in ROUND:
+    if kernel.isa not in TILES:
         verdict = kernel.judge(Problem(kernel.op, kernel.types, 8, 8, 8, kernel.layout), HERE)
         return ([], verdict) if isinstance(verdict, str) else ([kernel], "")
     module = native._native if kernel.isa in HERE.cpu else _emulated
     if module is None:
         return [], f"this CPU lacks {kernel.isa}, and the module of emulated intrinsics is not built"
-    at = native.INDEX[kernel.name]
-    return [native.kernels_of(module, threads)[at] for threads in THREADS], ""
+    with_threads = (native.kernels_of(module, threads) for threads in THREADS)
+    return [next(k for k in kernels if k.name == kernel.name) for kernels in with_threads], ""
 
 
 def types_of(kernel: Kernel) -> tuple[np.dtype, np.dtype]:
@@ -70,7 +70,7 @@ def test_equals_the_reference(kernel: Kernel) -> None:
     executed, reason = runnable(kernel)
     if not executed:
         pytest.skip(f"{kernel.name}: {reason}")
-    row = ROUND.get(kernel.name, {"mr": 8, "nr": 16})
+    row = TILES.get(kernel.isa, {"mr": 8, "nr": 16})
     for i, case in enumerate(cases(row["mr"], row["nr"], K_BLOCK.get(kernel.isa, 0))):
         j = i % len(executed)
         check(executed[j], case, THREADS[j])
@@ -129,7 +129,7 @@ def test_linear_equals_the_reference(kernel: Kernel) -> None:
     executed, reason = runnable(kernel)
     if not executed:
         pytest.skip(f"{kernel.name}: {reason}")
-    row = ROUND.get(kernel.name, {"mr": 8, "nr": 16})
+    row = TILES.get(kernel.isa, {"mr": 8, "nr": 16})
     of_floats = kernel.types.startswith("f32")
     for i, case in enumerate(linear_cases(row["mr"], row["nr"], K_BLOCK.get(kernel.isa, 0), of_floats)):
         j = i % len(executed)

@@ -26,6 +26,7 @@
 #include <string.h>
 
 #include "../kernel.h"
+#include "finish.h"
 
 namespace qk {
 namespace QK_ISA {
@@ -134,12 +135,14 @@ struct Driver {
 
   static size_t scratch_bytes(const Gemm& g) { return size_t(divide(g, blocks(g)).total); }
 
+  // tile −= zero[r] · colsum[j] + w_zero[j] · sum[r]; then the epilogue, or out (+)= tile
   static void store(const Gemm& g, int32_t* tile, idx i0, idx rows, idx j0, idx cols, const uint32_t* zero,
                     const uint32_t* sum) {
+    for (idx r = 0; r < rows; ++r) add_terms<kShift != 0>(g, tile + r * kNr, j0, cols, zero[r], sum[r]);
+    if (g.epilogue) return finish_rows(*g.epilogue, tile, kNr, i0, rows, j0, cols);
     for (idx r = 0; r < rows; ++r) {
       int32_t* const to = g.out + (i0 + r) * g.out_row + j0;
       int32_t* const from = tile + r * kNr;
-      add_terms<kShift != 0>(g, from, j0, cols, zero[r], sum[r]);
       if (g.add) add_row(to, from, cols);
       else if (cols == kNr) memcpy(to, from, size_t(kNr) * 4);  // a constant size: registers, no call
       else memcpy(to, from, size_t(cols) * 4);

@@ -12,7 +12,19 @@ namespace qk {
 namespace {
 
 // Order is that of the table in detect().
-enum { kAvx2, kAvxVnni, kAvx512f, kAvx512bw, kAvx512vl, kAvx512Vnni, kAmxTile, kAmxInt8, kAmxPermitted, kFeatures };
+enum {
+  kAvx2,
+  kFma,
+  kAvxVnni,
+  kAvx512f,
+  kAvx512bw,
+  kAvx512vl,
+  kAvx512Vnni,
+  kAmxTile,
+  kAmxInt8,
+  kAmxPermitted,
+  kFeatures
+};
 
 struct Detected {
   Feature table[kFeatures];
@@ -39,6 +51,7 @@ Detected detect() {
   const bool ymm = (xcr0 & 0x6) == 0x6, zmm = (xcr0 & 0xe6) == 0xe6, tiles = (xcr0 & 0x60000) == 0x60000;
   const bool amx_tile = tiles && (d7 >> 24 & 1), amx_int8 = amx_tile && (d7 >> 25 & 1);
   return {{{"avx2", ymm && (b7 >> 5 & 1)},
+           {"fma", ymm && (c1 >> 12 & 1)},
            {"avx_vnni", ymm && (a71 >> 4 & 1)},
            {"avx512f", zmm && (b7 >> 16 & 1)},
            {"avx512bw", zmm && (b7 >> 30 & 1)},
@@ -77,8 +90,8 @@ bool cpu_runs(const char* isa) {
   const auto has = [](auto... wanted) { return (detected().table[wanted].present && ...); };
   const auto is = [isa](const char* name) { return strcmp(isa, name) == 0; };
   if (is("portable")) return true;
-  if (is("x86_avx2")) return has(kAvx2);
-  if (is("x86_avxvnni")) return has(kAvx2, kAvxVnni);
+  if (is("x86_avx2")) return has(kAvx2, kFma);
+  if (is("x86_avxvnni")) return has(kAvx2, kFma, kAvxVnni);
   if (is("x86_avx512bw")) return has(kAvx512f, kAvx512bw, kAvx512vl);
   if (is("x86_avx512vnni")) return has(kAvx512f, kAvx512bw, kAvx512vl, kAvx512Vnni);
   if (is("x86_amx")) return has(kAvx512f, kAvx512bw, kAvx512vl, kAmxTile, kAmxInt8, kAmxPermitted);

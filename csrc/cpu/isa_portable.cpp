@@ -5,6 +5,8 @@
 // Contract: isa_rows.h and driver.h. This file is compiled for the baseline of the platform and nothing more.
 #define QK_ISA portable
 #define QK_TILE "4x16"
+#include "lanes_portable.h"
+#include "elementwise.h"
 #include "isa_rows.h"
 
 namespace qk {
@@ -13,6 +15,7 @@ namespace {
 
 constexpr idx kMinM = 1;
 constexpr double kGops = 5, kCallUs = 0.05;
+constexpr double kElementNs = 0.6;
 
 template <bool ASigned, bool WSigned>
 struct Isa {
@@ -56,6 +59,7 @@ double peak(idx) { return 0; }  // no instruction set of its own to have a peak
 }  // namespace
 
 QK_ROWS
+QK_ELEMENTWISE_ROWS
 
 }  // namespace portable
 }  // namespace qk

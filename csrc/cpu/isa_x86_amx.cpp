@@ -10,6 +10,7 @@
 #define QK_ISA x86_amx
 #define QK_TILE "32x32"
 #define QK_DRIVER(as, ws) AmxDriver<as, ws>
+#include "lanes_avx512.h"
 #include "amx.h"
 #include "isa_rows.h"
 #include "x86.h"
@@ -34,7 +35,7 @@ struct ToOut {
   };
 
   const Gemm& g;
-  const bool plain = !g.a_zero && !g.w_zero && !g.add;
+  const bool plain = !g.a_zero && !g.w_zero && !g.add && !g.epilogue;
 
   bool quick(const Job& t) const { return plain && !t.begins && !t.ends; }
 
@@ -55,6 +56,7 @@ struct ToOut {
   }
 
   void rows(const Job& t, int32_t* sums, idx r, idx end) {
+    if (g.epilogue) return finish(t, sums, r, end);
     int32_t* from = sums + r * kSumsRow;
     int32_t* to = g.out + (t.i + r) * g.out_row + t.j;
     for (; r < end; ++r, from += kSumsRow, to += g.out_row) {
@@ -63,6 +65,11 @@ struct ToOut {
       else lines(t, to, from);
       if (!t.ends) copy(t.next + r * kSumsRow - kPanel, from + kPanel);
     }
+  }
+
+  void finish(const Job& t, int32_t* sums, idx r, idx end) {
+    for (idx i = r; i < end; ++i) add_terms(g, sums + i * kSumsRow, t.j, t.cols, t.zero[i], t.sum[i]);
+    finish_rows(*g.epilogue, sums + r * kSumsRow, kSumsRow, t.i + r, end - r, t.j, t.cols);
   }
 
   QK_INLINE static idx line_offset(const int32_t* to) { return idx(reinterpret_cast<uintptr_t>(to) / 4 % kPanel); }

@@ -6,6 +6,8 @@
 // Contract and source of the method: widen.h.
 #define QK_ISA x86_avx2
 #define QK_TILE "6x16"
+#include "lanes_avx2.h"
+#include "elementwise.h"
 #include "isa_rows.h"
 #include "peak.h"
 #include "widen.h"
@@ -17,6 +19,7 @@ namespace {
 
 constexpr idx kMinM = 1;
 constexpr double kGops = 120, kCallUs = 0.05;
+constexpr double kElementNs = 0.12;
 
 struct Ymm {
   using Reg = __m256i;
@@ -54,6 +57,7 @@ double peak(idx rounds) { return peak_of<Ymm, 12, 32>(rounds, _mm256_set1_epi32(
 }  // namespace
 
 QK_ROWS
+QK_ELEMENTWISE_ROWS
 
 }  // namespace x86_avx2
 }  // namespace qk

@@ -5,6 +5,8 @@
 // Contract and source of the method: widen.h.
 #define QK_ISA x86_avx512bw
 #define QK_TILE "12x16"
+#include "lanes_avx512.h"
+#include "elementwise.h"
 #include "isa_rows.h"
 #include "peak.h"
 #include "widen.h"
@@ -16,6 +18,7 @@ namespace {
 
 constexpr idx kMinM = 1;
 constexpr double kGops = 220, kCallUs = 0.05;
+constexpr double kElementNs = 0.08;
 
 struct Zmm {
   using Reg = __m512i;
@@ -55,6 +58,7 @@ double peak(idx rounds) { return peak_of<Zmm, 24, 64>(rounds, _mm512_set1_epi32(
 }  // namespace
 
 QK_ROWS
+QK_ELEMENTWISE_ROWS
 
 }  // namespace x86_avx512bw
 }  // namespace qk

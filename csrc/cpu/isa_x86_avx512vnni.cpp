@@ -5,6 +5,7 @@
 // Contract and source of the method: vnni.h.
 #define QK_ISA x86_avx512vnni
 #define QK_TILE "12x32"
+#include "lanes_avx512.h"
 #include "isa_rows.h"
 #include "peak.h"
 #include "vnni.h"

@@ -4,6 +4,7 @@
 // Contract and source of the method: vnni.h.
 #define QK_ISA x86_avxvnni
 #define QK_TILE "6x16"
+#include "lanes_avx2.h"
 #include "isa_rows.h"
 #include "peak.h"
 #include "vnni.h"

@@ -4,6 +4,7 @@
 
 #include <atomic>
 
+#include "environment.h"
 #include "features.h"
 #include "pack.h"
 #include "threads.h"
@@ -85,6 +86,7 @@ void late_block(Context& c, Range m, Range n, void* scratch) {
 
 void block_task(void* context, int index) {
   Context& c = *static_cast<Context*>(context);
+  const FloatEnvironment exact;  // of an epilogue
   const Range m = part(c.gemm.m, c.row.mr, c.grid.m, index / c.grid.n);
   const Range n = part(c.gemm.n, c.row.nr, c.grid.n, index % c.grid.n);
   if (m.begin == m.end || n.begin == n.end) return;

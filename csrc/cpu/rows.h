@@ -1,12 +1,22 @@
 // The lists that the ISA files export. One line here and one in rows.cpp is all that an ISA needs beside its file.
 #pragma once
+#include "../elementwise.h"
 #include "../kernel.h"
 
 namespace qk {
-namespace portable { extern const RowList list; }
-namespace x86_avx2 { extern const RowList list; }
+namespace portable {
+extern const RowList list;
+extern const ElementwiseList elementwise_list;
+}  // namespace portable
+namespace x86_avx2 {
+extern const RowList list;
+extern const ElementwiseList elementwise_list;
+}  // namespace x86_avx2
 namespace x86_avxvnni { extern const RowList list; }
-namespace x86_avx512bw { extern const RowList list; }
+namespace x86_avx512bw {
+extern const RowList list;
+extern const ElementwiseList elementwise_list;
+}  // namespace x86_avx512bw
 namespace x86_avx512vnni { extern const RowList list; }
 namespace x86_amx { extern const RowList list; }
 }  // namespace qk

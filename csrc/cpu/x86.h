@@ -4,7 +4,12 @@
 #ifdef QK_EMULATE
 #include "emulate/x86.h"
 #else
+// gcc 12 warns of its own "undefined" operands in the AVX-512 header.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #include <immintrin.h>
+#pragma GCC diagnostic pop
 
 #define QK_KEEP(reg) \
   __asm__ volatile("" : "+v"(reg))  // the compiler must have the value here, and forgets what it knew

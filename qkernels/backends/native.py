@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from qkernels.epilogue import Epilogue
 from qkernels.kernel import Hardware, Kernel, Problem
-from qkernels.weight import K_PAD, N_PANEL, PackedMatrix, padded
+from qkernels.weight import K_PAD, N_PANEL, PackedLinear, PackedMatrix, padded
 
 try:
     import qkernels._native as _native
@@ -20,6 +22,8 @@ except ImportError as error:
 
 MAX_DIMS = 18  # of one crossing into C++
 PACK_BYTES_US = 2e4  # plain weights packed in a microsecond: what an unpacked product pays on top
+
+QUANTIZED_US = 3e3  # float activations quantized in a microsecond
 
 
 def _judge(row: dict[str, Any], problem: Problem, hardware: Hardware) -> float | str:
@@ -79,9 +83,47 @@ def _run(
         out[...] = whole
 
 
+def linear_handle(packed: PackedLinear) -> object:
+    """What the short way in takes for a weight of one matrix; made once, its buffers are the weight's own."""
+    if packed._handle is None:
+        part, columns = packed.parts[0], packed.columns()
+        k, n = part.shape
+        packed._handle = _native.packed_linear(
+            part._data, part._sums, columns.scale, columns.zero, k, n, part.dtype.kind == "i"
+        )
+    return packed._handle
+
+
+def _run_linear(
+    module: Any, threads: int, index: int, a: np.ndarray, w: PackedMatrix, out: np.ndarray, epilogue: Epilogue
+) -> None:
+    module.linear(index, a, handle(w), out, epilogue, threads)
+
+
+def _judge_linear(row: dict[str, Any], types: str, problem: Problem, hardware: Hardware) -> float | str:
+    """The product's cost, what its results cost beyond that, and of float activations their quantization."""
+    if problem.op != "linear" or problem.types != types:
+        return f"is for linear {types}"
+    product = _judge(row, problem._replace(op="gemm", types=row["types"]), hardware)
+    if isinstance(product, str):
+        return product
+    return product + (problem.m * problem.k / QUANTIZED_US if types.startswith("f32") else 0.0)
+
+
+def _linear_kernels(module: Any, threads: int, index: int, row: dict[str, Any]) -> Iterator[Kernel]:
+    """A row multiplies for op "linear" as well; one of signed activations takes floats, which become signed codes."""
+    of_floats = (f"f32{row['types'][2:]}",) if row["types"].startswith("s8") else ()
+    for types in (row["types"], *of_floats):
+        yield Kernel(
+            row["name"].replace(f"gemm_{row['types']}", f"linear_{types}"), "linear", types, row["isa"], "n16k4",
+            functools.partial(_judge_linear, row, types), functools.partial(_run_linear, module, threads, index), pack,
+        )  # fmt: skip
+
+
 def kernels_of(module: Any, threads: int = 0) -> tuple[Kernel, ...]:
     """The rows of a compiled module. threads 0: as many as set and worth waking; else exactly so many."""
-    return tuple(
+    rows = list(enumerate(module.rows()))
+    products = (
         Kernel(
             row["name"],
             "gemm",
@@ -92,8 +134,9 @@ def kernels_of(module: Any, threads: int = 0) -> tuple[Kernel, ...]:
             functools.partial(_run, module, threads, index),
             pack,
         )
-        for index, row in enumerate(module.rows())
+        for index, row in rows
     )
+    return (*products, *(kernel for index, row in rows for kernel in _linear_kernels(module, threads, index, row)))
 
 
 ROWS: list[dict[str, Any]] = _native.rows() if _native else []

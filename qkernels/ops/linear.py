@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from qkernels import dispatch, verbose
+from qkernels.activations import CLAMPS
 from qkernels.arrays import as_float32, float_name, library_of
 from qkernels.bounds import check_columns, sign_of
 from qkernels.dtypes import FLOAT_TYPES, bits_of, limits, listed
@@ -19,11 +20,16 @@ from qkernels.ops.dynamic_quantize import dynamic_quantize
 from qkernels.ops.qmatmul import Roles, check_scale, multiply
 from qkernels.scales import GROUPED, KEPT
 from qkernels.tensor import QTensor
-from qkernels.weight import PackedLinear
+from qkernels.weight import PackedLinear, PackedMatrix
 
 F32, S32 = np.float32, np.int32
 COMPUTE = ("int8", "float32", "bfloat16")
 OP = "linear"
+_ZERO = 0
+_FAST: dict[Any, Any] = {None: None, **CLAMPS}
+
+_road = dispatch.LinearRoad(enabled=not verbose.ENABLED)
+_fast = _road.call
 
 
 def pack_linear(weight: Any) -> PackedLinear:
@@ -93,6 +99,15 @@ def linear(
             when the call fails.
     Source  ONNX Runtime QLinearMatMul, MatMulIntegerToFloat; LiteRT fully-connected.
     """
+    if (
+        out_scale is None and residual is None and out_dtype is None and compute == "int8" and rounding == "half_even"
+        and out_zero_point is _ZERO and (activation is None or type(activation) is str)
+    ):  # fmt: skip
+        packed = weight if type(weight) is PackedLinear else weight._packed if type(weight) is QTensor else None
+        if packed is not None and packed._handle is not None and activation in _FAST:
+            result = _fast(x, packed._handle, bias, _FAST[activation], out)
+            if result is not None:
+                return result
     call = _check(
         x, weight, bias, activation, residual, out_scale, out_zero_point, out_dtype, rounding, compute, out
     )  # fmt: skip
@@ -102,6 +117,8 @@ def linear(
     kernel = dispatch.choose(problem)
     target = fused.room(call.wishes, call.a)
     verbose.timed(kernel, problem, kernel.run, call.a, call.part, target, call.epilogue)
+    if call.a.dtype == F32 and call.wishes.writes == "float32":
+        _road.remember(kernel, call.packed, call.m)
     return fused.deliver(call.wishes, target, call.library)
 
 
@@ -182,6 +199,8 @@ def _weight(weight: Any) -> PackedLinear:
 
 
 def _check_x(x: Any, compute: str) -> None:
+    if isinstance(x, PackedMatrix):
+        raise TypeError(f"{OP}: x is {type(x).__name__}, wanted floats or a QTensor; only the weight may be packed")
     if not isinstance(x, QTensor):
         if float_name(x) not in FLOAT_TYPES:
             raise TypeError(

@@ -150,6 +150,12 @@ template <class... Ints>
   return z;
 }
 
+}  // namespace
+
+#include "x86_lanes.h"
+
+namespace {
+
 // ---- AMX: eight tiles of up to 16 rows × 64 bytes. Using an unconfigured tile is a fault, as on the hardware.
 struct Tiles {
   int rows[8], row_bytes[8];

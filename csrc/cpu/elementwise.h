@@ -1,0 +1,387 @@
+// The elementwise ops over Lanes, compiled once per ISA: real numbers → codes (A7, A8), codes → numbers (A9), and the
+// rows of accumulators that epilogue.h turns into codes (A5).
+//
+// A quotient x/s without a division: r = 1/s rounded, q₀ = x·r, then one correction by the exact remainder,
+// q = fma(fma(−q₀, s, x), r, q₀). It is the correctly rounded quotient while nothing over- or underflows, and that is
+// so for kLeastScale ≤ s ≤ kGreatestScale with x clamped to the codes' range first; x so small that the remainder
+// underflows gives |q| < ½ either way. (Why one correction is enough: with |q₀ − x/s| ≤ 1½ ulp the remainder errs
+// below 2⁻⁴⁸ of the operands' scale, where no quotient but one ½ ulp away comes that near to a midpoint, and there the
+// error is smaller than the distance.) Other scales are divided by: 10 cycles for 16 lanes where this takes 1½.
+#pragma once
+#include "epilogue.h"
+
+namespace qk {
+namespace QK_ISA {
+namespace {
+
+constexpr float kLeastScale = 7.888609e-31f, kGreatestScale = 1.2676506e30f;  // 2⁻¹⁰⁰, 2¹⁰⁰
+constexpr idx kColumns = 512;       // whose parameters are prepared together: 10 KiB on the stack
+constexpr idx kWorthPreparing = 4;  // rows that share them; fewer are divided
+
+inline bool multiplies(float scale) { return Lanes::kFma && scale >= kLeastScale && scale <= kGreatestScale; }
+
+// ---------------------------------------------------------------- A7
+
+template <bool IsOne>
+struct Quantizer {  // low and high: of x where Multiplies, else of x/s less the zero point
+  Parameter<IsOne, float> scale, reciprocal, low, high;
+  Parameter<IsOne, int32_t> zero;
+};
+
+template <bool Multiplies, bool IsOne, bool Streams, class T>
+inline void quantize_as(const float* x, idx n, const Quantizer<IsOne>& by, T* out) {
+  using L = Lanes;
+  codes_of<Streams>(n, out, [&](auto at) QK_INLINE {
+    L::F t = at.get(x);
+    if constexpr (Multiplies) {
+      t = L::min(L::max(t, by.low.get(at)), by.high.get(at));  // NaN → low
+      const L::F r = by.reciprocal.get(at), q0 = L::mul(t, r);
+      t = L::fma(L::minus_product(q0, by.scale.get(at), t), r, q0);
+    } else {
+      t = L::div(t, by.scale.get(at));
+      t = L::min(L::max(t, by.low.get(at)), by.high.get(at));
+    }
+    return by.zero.add_to(L::to_int(t), at);
+  });
+}
+
+template <bool Streams, class T>
+inline void quantize_run(const float* x, idx n, float scale, int32_t zero, int32_t low, int32_t high, T* out) {
+  const bool fast = multiplies(scale);
+  const float unit = fast ? scale : 1.0f, reciprocal = 1.0f / unit;
+  const float least = float(low - zero) * unit, most = float(high - zero) * unit;
+  using P = Parameter<true, float>;
+  const Quantizer<true> by = {P(&scale), P(&reciprocal), P(&least), P(&most), Parameter<true, int32_t>(&zero)};
+  fast ? quantize_as<true, true, Streams>(x, n, by, out) : quantize_as<false, true, Streams>(x, n, by, out);
+}
+
+// The parameters of up to kColumns columns.
+struct Columns {
+  float reciprocal[kColumns], low[kColumns], high[kColumns];
+  bool fast;
+
+  Columns(const float* scale, const int32_t* zero, idx n, int32_t least, int32_t most, bool shared) {
+    fast = Lanes::kFma && shared;
+    if (fast)
+      for (idx j = 0; j < n; ++j) fast &= scale[j] >= kLeastScale && scale[j] <= kGreatestScale;
+    for (idx j = 0; j < n; ++j) {
+      const int32_t z = zero ? zero[j] : 0;
+      low[j] = float(least - z), high[j] = float(most - z);
+    }
+    if (fast)
+      for (idx j = 0; j < n; ++j) reciprocal[j] = 1.0f / scale[j], low[j] *= scale[j], high[j] *= scale[j];
+  }
+};
+
+// The rows i … stop of `rows` that have row i's scales, and that row.
+struct Share {
+  idx stop, scale_row;
+  Share(const Placement& at, idx i, Range rows) {
+    scale_row = i / at.repeat % at.rows;
+    stop = at.rows == 1 ? rows.end : min_of((i / at.repeat + 1) * at.repeat, rows.end);
+  }
+};
+
+inline bool by_column(const Placement& at) { return at.group == 1 && at.columns > 1; }
+
+template <bool Streams, class T>
+inline void quantize_columns(const Elementwise& e, Range rows, Range columns, T* out) {
+  const float* const x = static_cast<const float*>(e.in);
+  for (idx i = rows.begin, stop; i < rows.end; i = stop) {
+    const Share share(e.at, i, rows);
+    stop = share.stop;
+    for (idx j = columns.begin; j < columns.end; j += kColumns) {
+      const idx n = min_of(kColumns, columns.end - j), first = share.scale_row * e.at.columns + j;
+      const float* const scale = e.scale + first;
+      const int32_t* const zero = e.zero ? e.zero + first : nullptr;
+      const Columns of(scale, zero, n, e.low, e.high, stop - i >= kWorthPreparing);
+      using P = Parameter<false, float>;
+      const Quantizer<false> by = {P(scale), P(of.reciprocal), P(of.low), P(of.high), Parameter<false, int32_t>(zero)};
+      for (idx r = i; r < stop; ++r) {
+        const idx at = r * e.inner + j;
+        of.fast ? quantize_as<true, false, Streams>(x + at, n, by, out + at)
+                : quantize_as<false, false, Streams>(x + at, n, by, out + at);
+      }
+    }
+  }
+}
+
+// run(at, n, number) for every run of n elements with one scale: number `number`, elements from `at`.
+template <class Run>
+QK_INLINE inline void for_runs(const Elementwise& e, Range rows, Range columns, const Run& run) {
+  for (idx i = rows.begin; i < rows.end; ++i) {
+    const idx scale_row = i / e.at.repeat % e.at.rows * e.at.columns;
+    for (idx j = columns.begin, stop; j < columns.end; j = stop) {
+      stop = min_of((j / e.at.group + 1) * e.at.group, columns.end);
+      run(i * e.inner + j, stop - j, scale_row + j / e.at.group);
+    }
+  }
+}
+
+template <bool Streams, class T>
+inline void quantize_rows(const Elementwise& e, Range rows, Range columns) {
+  const float* const x = static_cast<const float*>(e.in);
+  T* const out = static_cast<T*>(e.out);
+  if (by_column(e.at)) return quantize_columns<Streams>(e, rows, columns, out);
+  for_runs(e, rows, columns, [&](idx at, idx n, idx number) {
+    quantize_run<Streams>(x + at, n, e.scale[number], e.zero ? e.zero[number] : 0, e.low, e.high, out + at);
+  });
+}
+
+template <class T>
+void quantize_block(const Elementwise& e, Range rows, Range columns) {
+  if (!e.stream) return quantize_rows<false, T>(e, rows, columns);
+  quantize_rows<true, T>(e, rows, columns);
+  Lanes::fence();
+}
+
+// ---------------------------------------------------------------- A9
+
+template <bool IsOne, bool Streams, class T>
+inline void dequantize_as(const T* q, idx n, const float* scale, const int32_t* zero, float* out) {
+  using L = Lanes;
+  constexpr idx W = L::kWidth;
+  const Parameter<IsOne, float> s(scale);
+  const Parameter<IsOne, int32_t> z(zero);
+  const auto value = [&](auto at) QK_INLINE { return L::mul(L::to_float(L::sub(at.get(q), z.get(at))), s.get(at)); };
+  const auto rest = [&](idx j, idx stop) QK_INLINE {
+    for (; j < stop; j += W) {
+      const idx some = min_of(W, stop - j);
+      L::store_some(out + j, value(Some{j, some}), some);
+    }
+  };
+  idx j = 0;
+  if (Streams) {
+    j = min_of(idx(-uintptr_t(out) % 64 / 4), n);
+    rest(0, j);
+  }
+  for (; j + 4 * W <= n; j += 4 * W)
+    for (int u = 0; u < 4; ++u) {
+      const L::F x = value(Whole{j + u * W});
+      Streams ? L::stream(out + j + u * W, x) : L::store(out + j + u * W, x);
+    }
+  rest(j, n);
+}
+
+template <bool Streams, class T>
+inline void dequantize_rows(const Elementwise& e, Range rows, Range columns) {
+  const T* const q = static_cast<const T*>(e.in);
+  float* const out = static_cast<float*>(e.out);
+  const auto zero = [&](idx number) { return e.zero ? e.zero + number : nullptr; };
+  if (by_column(e.at)) {
+    const idx n = columns.end - columns.begin;
+    for (idx i = rows.begin; i < rows.end; ++i) {
+      const idx number = i / e.at.repeat % e.at.rows * e.at.columns + columns.begin, at = i * e.inner + columns.begin;
+      dequantize_as<false, Streams>(q + at, n, e.scale + number, zero(number), out + at);
+    }
+    return;
+  }
+  for_runs(e, rows, columns, [&](idx at, idx n, idx number) {
+    dequantize_as<true, Streams>(q + at, n, e.scale + number, zero(number), out + at);
+  });
+}
+
+template <class T>
+void dequantize_block(const Elementwise& e, Range rows, Range columns) {
+  if (!e.stream) return dequantize_rows<false, T>(e, rows, columns);
+  dequantize_rows<true, T>(e, rows, columns);
+  Lanes::fence();
+}
+
+// ---------------------------------------------------------------- A8
+
+// The largest magnitude as bits, an infinity or NaN included.
+inline int32_t largest_magnitude(const float* x, idx n) {
+  using L = Lanes;
+  constexpr idx W = L::kWidth;
+  L::I most[4] = {L::splat(0), L::splat(0), L::splat(0), L::splat(0)};
+  idx j = 0;
+  for (; j + 4 * W <= n; j += 4 * W)
+    for (int u = 0; u < 4; ++u) most[u] = L::max(most[u], L::magnitude(L::load(x + j + u * W)));
+  for (; j < n; j += W) most[0] = L::max(most[0], L::magnitude(L::some(x + j, min_of(W, n - j))));
+  return L::largest(L::max(L::max(most[0], most[1]), L::max(most[2], most[3])));
+}
+
+// Where something is not finite: a second look that leaves it out.
+inline Extent finite_extent(const float* x, idx n) {
+  Extent found = {0, 0, true};
+  for (idx j = 0; j < n; ++j) {
+    if (!is_finite(x[j])) continue;
+    if (x[j] < found.low) found.low = x[j];
+    if (x[j] > found.high) found.high = x[j];
+  }
+  return found;
+}
+
+inline Extent symmetric_extent(const float* x, idx n) {
+  const int32_t bits = largest_magnitude(x, n);
+  if (bits < 0x7F800000) {
+    float amax;
+    memcpy(&amax, &bits, 4);
+    return {-amax, amax, false};
+  }
+  Extent found = finite_extent(x, n);
+  const float amax = -found.low > found.high ? -found.low : found.high;
+  return {-amax, amax, true};
+}
+
+inline Extent asymmetric_extent(const float* x, idx n) {
+  using L = Lanes;
+  constexpr idx W = L::kWidth;
+  const L::F zero = L::splat(0.0f);
+  L::F low[4] = {zero, zero, zero, zero}, high[4] = {zero, zero, zero, zero};
+  const auto see = [&](int u, L::F v) QK_INLINE {  // a NaN is passed over
+    low[u] = L::min(v, low[u]);
+    high[u] = L::max(v, high[u]);
+  };
+  idx j = 0;
+  for (; j + 4 * W <= n; j += 4 * W)
+    for (int u = 0; u < 4; ++u) see(u, L::load(x + j + u * W));
+  for (; j < n; j += W) see(0, L::some(x + j, min_of(W, n - j)));
+  for (int u = 1; u < 4; ++u) low[0] = L::min(low[0], low[u]), high[0] = L::max(high[0], high[u]);
+  float lows[W], highs[W];
+  L::store(lows, low[0]), L::store(highs, high[0]);
+  for (idx i = 1; i < W; ++i) {
+    lows[0] = lows[i] < lows[0] ? lows[i] : lows[0];
+    highs[0] = highs[i] > highs[0] ? highs[i] : highs[0];
+  }
+  if (lows[0] < -kFloatMax || highs[0] > kFloatMax) return finite_extent(x, n);
+  return {lows[0], highs[0], false};
+}
+
+template <class T>
+inline int32_t sum_of(const T* codes, idx n) {
+  uint32_t sum = 0;
+  for (idx j = 0; j < n; ++j) sum += uint32_t(int32_t(codes[j]));
+  return int32_t(sum);
+}
+
+template <bool Streams>
+inline void symmetric_codes(const float* x, idx n, Symmetric by, bool special, int32_t largest, int8_t* out) {
+  if (special) {
+    for (idx j = 0; j < n; ++j) out[j] = int8_t(quantize_symmetric(x[j], by.reciprocal, largest));
+    return;
+  }
+  const Parameter<true, float> reciprocal(&by.reciprocal);
+  codes_of<Streams>(n, out, [&](auto at) QK_INLINE {  // within ±Q by lemma 5
+    return Lanes::to_int(Lanes::mul(at.get(x), reciprocal.get(at)));
+  });
+}
+
+template <class T>
+Extent dynamic_extent(const Elementwise& e, Range elements) {
+  const float* const x = static_cast<const float*>(e.in) + elements.begin;
+  const idx n = elements.end - elements.begin;
+  return T(-1) < T(0) ? symmetric_extent(x, n) : asymmetric_extent(x, n);
+}
+
+template <bool Streams, class T>
+inline void found_codes(const Elementwise& e, Range elements, Extent extent) {
+  const float* const x = static_cast<const float*>(e.in) + elements.begin;
+  T* const out = static_cast<T*>(e.out) + elements.begin;
+  const idx n = elements.end - elements.begin;
+  if constexpr (T(-1) < T(0)) {
+    symmetric_codes<Streams>(x, n, symmetric(extent.high, e.high), extent.special, e.high, out);
+  } else {
+    const Asymmetric found = asymmetric(extent.low, extent.high, e.high);
+    quantize_run<Streams>(x, n, found.scale, found.zero, e.low, e.high, out);
+  }
+}
+
+template <class T>
+int32_t dynamic_codes(const Elementwise& e, Range elements, Extent extent) {
+  if (e.stream) found_codes<true, T>(e, elements, extent), Lanes::fence();
+  else found_codes<false, T>(e, elements, extent);
+  return e.sums ? sum_of(static_cast<const T*>(e.out) + elements.begin, elements.end - elements.begin) : 0;
+}
+
+template <class T>
+void dynamic_block(const Elementwise& e, Range rows, Range columns) {
+  const idx groups = ceil_div(e.inner, e.at.group);
+  for (idx i = rows.begin; i < rows.end; ++i)
+    for (idx j = columns.begin; j < columns.end; j += e.at.group) {
+      const idx number = i * groups + j / e.at.group, at = i * e.inner + j;
+      const Range elements = {at, at + min_of(e.at.group, columns.end - j)};
+      const Extent extent = dynamic_extent<T>(e, elements);
+      const int32_t sum = dynamic_codes<T>(e, elements, extent);
+      if (e.sums) e.sums[number] = sum;
+      const Asymmetric unsigned_range = asymmetric(extent.low, extent.high, e.high);
+      e.found_scale[number] = T(-1) < T(0) ? symmetric(extent.high, e.high).scale : unsigned_range.scale;
+      e.found_zero[number] = T(-1) < T(0) ? 0 : unsigned_range.zero;
+    }
+}
+
+// ---------------------------------------------------------------- A5
+
+// `by` with its arrays moved to number `first`.
+inline Requantizer moved(const Requantizer& by, idx first, bool one) {
+  Requantizer to = by;
+  to.one = one;
+  if (by.m) to.m += first;
+  if (by.m64) to.m64 += first;
+  if (by.q) to.q += first, to.e += first;
+  if (by.bias) to.bias += first;
+  if (by.zero) to.zero += first;
+  return to;
+}
+
+inline bool any_left(const int32_t* e, idx n) {
+  int32_t most = 0;
+  if (e)
+    for (idx j = 0; j < n; ++j) most = e[j] > most ? e[j] : most;
+  return most > 0;
+}
+
+template <bool Streams, class T>
+inline void requantize_rows(const Elementwise& e, Range rows, Range columns) {
+  const int32_t* const acc = static_cast<const int32_t*>(e.in);
+  T* const out = static_cast<T*>(e.out);
+  if (!by_column(e.at)) {
+    for_runs(e, rows, columns, [&](idx at, idx n, idx number) {
+      Requantizer by = moved(e.by, number, true);
+      by.left = any_left(by.e, 1);
+      requantize_row<Streams>(acc + at, n, by, out + at);
+    });
+    return;
+  }
+  for (idx i = rows.begin, stop; i < rows.end; i = stop) {
+    const Share share(e.at, i, rows);
+    stop = share.stop;
+    Requantizer by = moved(e.by, share.scale_row * e.at.columns + columns.begin, false);
+    by.left = any_left(by.e, columns.end - columns.begin);
+    for (idx r = i; r < stop; ++r) {
+      const idx at = r * e.inner + columns.begin;
+      requantize_row<Streams>(acc + at, columns.end - columns.begin, by, out + at);
+    }
+  }
+}
+
+template <class T>
+void requantize_block(const Elementwise& e, Range rows, Range columns) {
+  if (!e.stream) return requantize_rows<false, T>(e, rows, columns);
+  requantize_rows<true, T>(e, rows, columns);
+  Lanes::fence();
+}
+
+// ---------------------------------------------------------------- the rows
+
+// Needs in scope kElementNs, the nominal cost of quantizing an element.
+#define QK_ELEMENTWISE(op, types, in, out, ...) {op, types, QK_STR(QK_ISA), in, out, kElementNs, __VA_ARGS__}
+#define QK_ELEMENTWISE_OF(letters, T)                                                                   \
+  QK_ELEMENTWISE("quantize", "f32" letters, 4, sizeof(T), quantize_block<T>, nullptr, nullptr),         \
+      QK_ELEMENTWISE("dequantize", letters "f32", sizeof(T), 4, dequantize_block<T>, nullptr, nullptr), \
+      QK_ELEMENTWISE("requantize", "s32" letters, 4, sizeof(T), requantize_block<T>, nullptr, nullptr)
+#define QK_ELEMENTWISE_DYNAMIC(letters, T) \
+  QK_ELEMENTWISE("dynamic_quantize", "f32" letters, 4, 1, dynamic_block<T>, dynamic_extent<T>, dynamic_codes<T>)
+#define QK_ELEMENTWISE_ROWS                                                                 \
+  static const ElementwiseRow elementwise_rows[] = {QK_ELEMENTWISE_OF("s8", int8_t),        \
+                                                    QK_ELEMENTWISE_OF("u8", uint8_t),       \
+                                                    QK_ELEMENTWISE_OF("s16", int16_t),      \
+                                                    QK_ELEMENTWISE_OF("u16", uint16_t),     \
+                                                    QK_ELEMENTWISE_DYNAMIC("s8", int8_t),   \
+                                                    QK_ELEMENTWISE_DYNAMIC("u8", uint8_t)}; \
+  const ElementwiseList elementwise_list = {elementwise_rows, 14};
+
+}  // namespace
+}  // namespace QK_ISA
+}  // namespace qk

@@ -1,0 +1,69 @@
+// Rows of x are quantized (A8) by all threads into the caller's scratch, as many as fit the cache that holds them
+// until they are multiplied; then their product runs, split as any other. So a row is quantized once, whatever the
+// blocks of the product are: within the blocks it would be once for each block of columns, 13 times at k = n = 4096.
+#include "linear.h"
+
+#include <string.h>
+
+#include "elements.h"
+#include "features.h"
+#include "threads.h"
+
+namespace qk {
+namespace {
+
+constexpr idx kCodesBytes = 4 << 20, kLeastRows = 256;
+
+const ElementwiseRow* quantizer() {
+  for (int i = 0; i < elementwise_count(); ++i) {
+    const ElementwiseRow& row = elementwise_row(i);
+    if (strcmp(row.op, "dynamic_quantize") == 0 && strcmp(row.types, "f32s8") == 0 && cpu_runs(row.isa)) return &row;
+  }
+  return nullptr;
+}
+
+// The epilogue of rows i and after.
+Epilogue from_row(Epilogue e, idx i, idx bytes) {
+  e.out = static_cast<char*>(e.out) + i * e.out_row * bytes;
+  if (e.bias) e.bias += i * e.bias_row;
+  const char* const residual = static_cast<const char*>(e.residual);
+  if (residual) e.residual = residual + i * e.residual_row * (e.residual_type == Residual::f32 ? 4 : 1);
+  return e;
+}
+
+}  // namespace
+
+bool run_linear(const KernelRow& row, const Gemm& g, const Epilogue& e, const float* x, int threads, bool forced) {
+  Job job = {};
+  job.one = g;
+  job.one.epilogue = &e;
+  job.a_zero_step = job.w_zero_step = 4;
+  if (!x) return run(row, job, threads, forced);
+  static const ElementwiseRow* const quantize = quantizer();
+  const idx out_bytes = e.type == Written::f32 ? 4 : 2;
+  const idx most = max_of(kCodesBytes / g.k, kLeastRows), chunks = ceil_div(g.m, most), rows = ceil_div(g.m, chunks);
+  // float scale, int32 zero and the codes of each row
+  uint8_t* const scratch = static_cast<uint8_t*>(thread_scratch(kCodesScratch, size_t(rows * (g.k + 8) + 64)));
+  if (!scratch) return false;
+  float* const scale = reinterpret_cast<float*>(scratch);
+  uint8_t* const codes = scratch + padded(rows * 8, 64);
+  bool good = true;
+  for (idx i = 0; i < g.m && good; i += rows) {
+    Elementwise part = {};
+    part.rows = min_of(rows, g.m - i), part.inner = g.k;
+    part.in = x + i * g.k, part.out = codes;
+    part.at = {part.rows, 1, 1, g.k};
+    part.low = -127, part.high = 127;
+    part.found_scale = scale, part.found_zero = reinterpret_cast<int32_t*>(scale + rows);
+    run(*quantize, part, threads, forced);
+    Epilogue mine = from_row(e, i, out_bytes);
+    mine.a_scale = scale, mine.a_scale_step = 1;
+    job.one.epilogue = &mine;
+    job.one.m = part.rows;
+    job.one.a = codes, job.one.a_row = g.k, job.one.a_col = 1;
+    good = run(row, job, threads, forced);
+  }
+  return good;
+}
+
+}  // namespace qk

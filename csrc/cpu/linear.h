@@ -1,0 +1,12 @@
+// A product and its epilogue; activations that are real numbers are quantized on the way.
+#pragma once
+#include "../epilogue.h"
+#include "plan.h"
+
+namespace qk {
+
+// x: float32 (m, k), adjacent, or null where g.a holds codes. Of x, g.a and e.a_scale are not looked at.
+// False when memory for the scratch could not be had; out may then be partly written.
+bool run_linear(const KernelRow& row, const Gemm& g, const Epilogue& e, const float* x, int threads, bool forced);
+
+}  // namespace qk
