@@ -7,21 +7,19 @@
 //   kMr, kPanels            the tile: kMr rows × kPanels·16 columns
 //   kKStep                  K of an A panel and of the weights is a multiple of this
 //   kFlip                   0x80 when A's bytes are stored with the sign bit flipped, else 0
-//   kKc                     longest K that one micro-kernel call takes, or 0 for all of it
-//   kRowsFirst              A stays in L1 and weight panels stream past it; else a weight panel stays, A panels stream
 //   a_bytes(rows, k)        bytes of a packed A panel
-//   in_place(g)             A is read where it lies
-//   pack(g, i, rows, k0, k, dst)
-//   prepare(rows)           before micro calls with another number of rows
-//   micro(rows, panels, a, a_step, a_stride, w, w_panel, k, tile, add)
-//                           tile[rows][kNr] (+)= A panel × weight panels; whole columns, k a multiple of kKStep
-//   begin(), finish()       around a block
+//   pack(g, i, rows, dst)
+//   micro(rows, panels, a, w, w_panel, k, first, out, out_row)
+//                           out[rows][…] = first[…] + A panel × weight panels; whole panels of columns, k a multiple of
+//                           kKStep. `first` is all zeros where kFlip is 0
 //
-//            n ──►   panel panel panel …                 for n blocks (of NC columns: what stays in L2)
-//         ┌─────────┬─────┬─────┬─────┐                    for m blocks (of MC rows)
-//   m  MC │ A panel │tile │     │     │                      for k blocks (of KC)
-//   │     │ A panel │     │     │     │                        pack A[MC, KC]
-//   ▼     └─────────┴─────┴─────┴─────┘                        for tiles of the block: micro-kernel; store after the last k
+//            n ──►   panel panel panel …
+//         ┌─────────┬─────┬─────┬─────┐                    for m blocks (of MC rows: what stays in L2)
+//   m  MC │ A panel │tile │     │     │                      pack A[MC, K]
+//   │     │ A panel │     │     │     │                      for weight panels, each staying in L1
+//   ▼     └─────────┴─────┴─────┴─────┘                        for A panels, streamed: micro-kernel; store
+// Why tiles that need nothing else go from the registers into out: through a buffer, with the flip taken off there, 12×32
+// tiles of K = 512 lost an eighth. So the flip is in the sums from the start.
 #pragma once
 #include <string.h>
 
@@ -35,13 +33,13 @@ namespace {
 // A's bytes as the vector micro-kernels want them: chunks of 16 k, rows side by side, [k/16][rows][16] of Elem, zeros
 // behind K. A chunk is one load, one flip or widening, one store.
 template <class Elem, bool Signed, unsigned Flip>
-inline void pack_chunks(const Gemm& g, idx i0, idx rows, idx k0, idx k, Elem* dst) {
+inline void pack_chunks(const Gemm& g, idx i0, idx rows, Elem* dst) {
   const auto element = [](uint8_t raw) {
     const uint8_t byte = uint8_t(raw ^ Flip);
     return Signed ? Elem(int8_t(byte)) : Elem(byte);
   };
-  const uint8_t* corner = g.a + i0 * g.a_row + k0 * g.a_col;
-  const idx whole = g.a_col == 1 ? k / kChunk : 0;
+  const uint8_t* corner = g.a + i0 * g.a_row;
+  const idx k = g.k, whole = g.a_col == 1 ? k / kChunk : 0;
   for (idx r = 0; r < rows; ++r) {
     const uint8_t* src = corner + r * g.a_row;
     Elem* to = dst + r * kChunk;
@@ -70,21 +68,19 @@ inline uint32_t row_sum(const Gemm& g, idx i) {
   return sum;
 }
 
-// Per row: zero[r] multiplies the column sum; sum[r] multiplies the weight's zero point (A2). `Shift`: what was added to
-// A's bytes.
-template <bool ASigned, uint32_t Shift>
+// Per row: zero[r] multiplies the column sum; sum[r] multiplies the weight's zero point (A2).
+template <bool ASigned>
 inline void row_terms(const Gemm& g, idx i0, idx rows, uint32_t* zero, uint32_t* sum) {
   for (idx r = 0; r < rows; ++r) {
     const uint32_t z = g.a_zero ? uint32_t(g.a_zero[i0 + r]) : 0u;
-    zero[r] = z + Shift;
+    zero[r] = z;
     sum[r] = g.w_zero ? row_sum<ASigned>(g, i0 + r) - uint32_t(g.k) * z : 0u;
   }
 }
 
 // sums −= zero · colsum[j] + w_zero[j] · sum
-template <bool Shifted = false>
 inline void add_terms(const Gemm& g, int32_t* sums, idx j0, idx cols, uint32_t zero, uint32_t sum) {
-  if (Shifted || g.a_zero)
+  if (g.a_zero)
     for (idx j = 0; j < cols; ++j) sums[j] = int32_t(uint32_t(sums[j]) - zero * uint32_t(g.w_sums[j0 + j]));
   if (g.w_zero)
     for (idx j = 0; j < cols; ++j) sums[j] = int32_t(uint32_t(sums[j]) - sum * uint32_t(g.w_zero[j0 + j]));
@@ -98,98 +94,74 @@ template <class I, bool ASigned>
 struct Driver {
   static constexpr idx kMr = I::kMr, kNr = I::kPanels * kPanel, kKStep = I::kKStep;
   static constexpr bool kNeedsSums = I::kFlip != 0;
-  static constexpr idx kTileBytes = I::kMr * kNr * 4;
-  // a' = a + shift is what the micro-kernel multiplies; the epilogue takes shift · Σw off again.
+  // a' = a + shift is what the micro-kernel multiplies; shift · Σw comes off again.
   static constexpr uint32_t kShift = I::kFlip == 0 ? 0u : ASigned ? 128u : uint32_t(-128);
 
-  struct Blocks {
-    idx mc, nc, kc;
-  };
-
-  static Blocks blocks(const Gemm& g) {
-    const idx k = padded(g.k, I::kKStep);
-    const idx kc = I::kKc ? min_of(k, idx(I::kKc)) : k;
-    if (I::kRowsFirst) {  // a block of weights, nc × all of K, stays in L2 while strips of A pass
-      const idx fits = g.l2_bytes * 5 / 8 / k / kNr * kNr;
-      return {I::kMr, max_of(fits, 2 * kNr), kc};
-    }
-    // half of L2 holds A panels, the rest a weight panel and the traffic
-    const idx panel = I::a_bytes(I::kMr, kc);
-    return {max_of(g.l2_bytes / 2 / panel, 1) * I::kMr, PTRDIFF_MAX / 2, kc};
-  }
-
   struct Scratch {  // how a thread's scratch is divided
-    idx a, terms, tiles, total;
+    idx rows;       // of a block: half of L2 holds its panels, the rest a weight panel and the traffic
+    idx panel, terms, tile, total;
   };
 
-  static Scratch divide(const Gemm& g, const Blocks& b) {
-    const idx mc = min_of(b.mc, padded(g.m, I::kMr)), nc = min_of(b.nc, padded(g.n, kNr));
-    const bool split_k = b.kc < padded(g.k, I::kKStep);
+  static Scratch divide(const Gemm& g) {
     Scratch s;
-    s.a = 0;
-    s.terms = padded(ceil_div(mc, I::kMr) * padded(I::a_bytes(I::kMr, b.kc), 64), 64);
-    s.tiles = s.terms + padded(mc * 2 * 4, 64);
-    s.total = s.tiles + (split_k ? ceil_div(mc, I::kMr) * ceil_div(nc, kNr) : 1) * kTileBytes;
+    s.panel = padded(I::a_bytes(kMr, padded(g.k, kKStep)), 64);
+    s.rows = min_of(max_of(g.l2_bytes / 2 / s.panel, 1) * kMr, padded(g.m, kMr));
+    s.terms = s.rows / kMr * s.panel;
+    s.tile = s.terms + padded(s.rows * 2 * 4, 64);
+    s.total = s.tile + kMr * kNr * 4;
     return s;
   }
 
-  static size_t scratch_bytes(const Gemm& g) { return size_t(divide(g, blocks(g)).total); }
+  static size_t scratch_bytes(const Gemm& g) { return size_t(divide(g).total); }
+
+  static void block(const Gemm& g, Range m, Range n, void* scratch) {
+    const Scratch s = divide(g);
+    for (idx m0 = m.begin; m0 < m.end; m0 += s.rows)
+      rows_block(g, s, {m0, min_of(m0 + s.rows, m.end)}, n, static_cast<uint8_t*>(scratch));
+  }
+
+ private:
+  static void rows_block(const Gemm& g, const Scratch& s, Range m, Range n, uint8_t* scratch) {
+    uint32_t* const zero = reinterpret_cast<uint32_t*>(scratch + s.terms);
+    uint32_t* const sum = zero + s.rows;
+    int32_t* const tile = reinterpret_cast<int32_t*>(scratch + s.tile);
+    const bool plain = !g.a_zero && !g.w_zero && !g.add && !g.epilogue;
+    const idx k = padded(g.k, kKStep);
+    if (!plain) row_terms<ASigned>(g, m.begin, m.end - m.begin, zero, sum);
+    uint8_t* panel = scratch;
+    for (idx i = m.begin; i < m.end; i += kMr, panel += s.panel) I::pack(g, i, min_of(kMr, m.end - i), panel);
+    for (idx j = n.begin; j < n.end; j += kNr) {
+      const idx cols = min_of(kNr, n.end - j);
+      const int panels = int(ceil_div(cols, kPanel));
+      const uint8_t* const w = g.w + j / kPanel * g.w_panel;
+      int32_t first[kNr] = {};
+      if (kShift != 0)
+        for (idx c = 0; c < panels * kPanel; ++c) first[c] = int32_t(0u - kShift * uint32_t(g.w_sums[j + c]));
+      const bool direct = plain && cols == panels * kPanel;
+      panel = scratch;
+      for (idx i = m.begin; i < m.end; i += kMr, panel += s.panel) {
+        const idx rows = min_of(kMr, m.end - i), r = i - m.begin;
+        if (direct) {
+          I::micro(int(rows), panels, panel, w, g.w_panel, k, first, g.out + i * g.out_row + j, g.out_row);
+        } else {
+          I::micro(int(rows), panels, panel, w, g.w_panel, k, first, tile, kNr);
+          store(g, tile, i, rows, j, cols, zero + r, sum + r);
+        }
+      }
+    }
+  }
 
   // tile −= zero[r] · colsum[j] + w_zero[j] · sum[r]; then the epilogue, or out (+)= tile
   static void store(const Gemm& g, int32_t* tile, idx i0, idx rows, idx j0, idx cols, const uint32_t* zero,
                     const uint32_t* sum) {
-    for (idx r = 0; r < rows; ++r) add_terms<kShift != 0>(g, tile + r * kNr, j0, cols, zero[r], sum[r]);
+    for (idx r = 0; r < rows; ++r) add_terms(g, tile + r * kNr, j0, cols, zero[r], sum[r]);
     if (g.epilogue) return finish_rows(*g.epilogue, tile, kNr, i0, rows, j0, cols);
     for (idx r = 0; r < rows; ++r) {
       int32_t* const to = g.out + (i0 + r) * g.out_row + j0;
-      int32_t* const from = tile + r * kNr;
+      const int32_t* const from = tile + r * kNr;
       if (g.add) add_row(to, from, cols);
       else if (cols == kNr) memcpy(to, from, size_t(kNr) * 4);  // a constant size: registers, no call
       else memcpy(to, from, size_t(cols) * 4);
-    }
-  }
-
-  static void block(const Gemm& g, Range m, Range n, void* scratch) {
-    const Blocks b = blocks(g);
-    I::begin();
-    for (idx n0 = n.begin; n0 < n.end; n0 += b.nc)
-      for (idx m0 = m.begin; m0 < m.end; m0 += b.mc)
-        cache_block(g, b, {m0, min_of(m0 + b.mc, m.end)}, {n0, min_of(n0 + b.nc, n.end)},
-                    static_cast<uint8_t*>(scratch));
-    I::finish();
-  }
-
- private:
-  // All of K for rows m and columns n, which fit the caches.
-  static void cache_block(const Gemm& g, const Blocks& b, Range m, Range n, uint8_t* scratch) {
-    const Scratch s = divide(g, b);
-    uint32_t* const zero = reinterpret_cast<uint32_t*>(scratch + s.terms);
-    uint32_t* const sum = zero + min_of(b.mc, padded(g.m, I::kMr));
-    int32_t* const tiles = reinterpret_cast<int32_t*>(scratch + s.tiles);
-    const bool in_place = I::in_place(g);
-    const idx panel_bytes = padded(I::a_bytes(I::kMr, b.kc), 64);
-    row_terms<ASigned, kShift>(g, m.begin, m.end - m.begin, zero, sum);
-    for (idx k0 = 0; k0 < g.k; k0 += b.kc) {
-      const idx k = min_of(b.kc, g.k - k0), k_whole = padded(k, I::kKStep);
-      const bool first = k0 == 0, last = k0 + b.kc >= g.k;
-      if (!in_place)
-        for (idx i = m.begin; i < m.end; i += I::kMr)
-          I::pack(g, i, min_of(I::kMr, m.end - i), k0, k, scratch + s.a + (i - m.begin) / I::kMr * panel_bytes);
-      int32_t* tile = tiles;
-      idx prepared = 0;
-      for (idx j = n.begin; j < n.end; j += kNr) {
-        const int panels = int(min_of(I::kPanels, ceil_div(n.end - j, kPanel)));
-        const uint8_t* w = g.w + j / kPanel * g.w_panel + k0 * kPanel;
-        for (idx i = m.begin; i < m.end; i += I::kMr) {
-          const idx rows = min_of(I::kMr, m.end - i), r = i - m.begin;
-          if (rows != prepared) I::prepare(prepared = rows);
-          const uint8_t* a = in_place ? g.a + i * g.a_row + k0 : scratch + s.a + r / I::kMr * panel_bytes;
-          I::micro(int(rows), panels, a, in_place ? I::kKStep : rows * I::kKStep, in_place ? g.a_row : I::kKStep, w,
-                   g.w_panel, k_whole, tile, !first);
-          if (last) store(g, tile, i, rows, j, min_of(kNr, n.end - j), zero + r, sum + r);
-          if (!(first && last)) tile += I::kMr * kNr;  // partial sums of every tile wait for the next k block
-        }
-      }
     }
   }
 };

@@ -19,21 +19,16 @@ constexpr double kElementNs = 0.6;
 
 template <bool ASigned, bool WSigned>
 struct Isa {
-  static constexpr idx kMr = 4, kPanels = 1, kKStep = kChunk, kKc = 0;
+  static constexpr idx kMr = 4, kPanels = 1, kKStep = kChunk;
   static constexpr unsigned kFlip = 0;
-  static constexpr bool kRowsFirst = false;
   static constexpr idx a_bytes(idx rows, idx k) { return rows * k * 2; }
-  static bool in_place(const Gemm&) { return false; }
-  static void begin() {}
-  static void finish() {}
-  static void prepare(idx) {}
 
-  static void pack(const Gemm& g, idx i, idx rows, idx k0, idx k, uint8_t* dst) {
-    pack_chunks<int16_t, ASigned, 0>(g, i, rows, k0, k, reinterpret_cast<int16_t*>(dst));
+  static void pack(const Gemm& g, idx i, idx rows, uint8_t* dst) {
+    pack_chunks<int16_t, ASigned, 0>(g, i, rows, reinterpret_cast<int16_t*>(dst));
   }
 
-  static void micro(int rows, int, const uint8_t* a_bytes, idx, idx, const uint8_t* w, idx, idx k, int32_t* tile,
-                    bool) {
+  static void micro(int rows, int, const uint8_t* a_bytes, const uint8_t* w, idx, idx k, const int32_t*, int32_t* out,
+                    idx out_row) {
     const int16_t* a = reinterpret_cast<const int16_t*>(a_bytes);
     for (int r = 0; r < rows; ++r) {
       int32_t acc[kPanel] = {};
@@ -49,7 +44,7 @@ struct Isa {
           acc[j] = int32_t(uint32_t(acc[j]) + uint32_t(sum));
         }
       }
-      memcpy(tile + r * kPanel, acc, sizeof acc);
+      memcpy(out + r * out_row, acc, sizeof acc);
     }
   }
 };

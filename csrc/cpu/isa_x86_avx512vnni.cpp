@@ -23,6 +23,7 @@ struct Zmm {
   static constexpr int kLanes = 16;
   static Reg zero() { return _mm512_setzero_si512(); }
   static Reg load(const uint8_t* p) { return _mm512_loadu_si512(p); }
+  static Reg load_sums(const int32_t* p) { return _mm512_loadu_si512(p); }
   static Reg splat(const uint8_t* four) {
     int x;
     memcpy(&x, four, 4);

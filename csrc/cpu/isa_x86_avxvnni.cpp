@@ -22,6 +22,7 @@ struct Ymm {
   static constexpr int kLanes = 8;
   static Reg zero() { return _mm256_setzero_si256(); }
   static Reg load(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+  static Reg load_sums(const int32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
   static Reg splat(const uint8_t* four) {
     int x;
     memcpy(&x, four, 4);

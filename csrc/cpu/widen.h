@@ -54,35 +54,30 @@ void widen_micro(const int16_t* a0, const uint8_t* w0, idx chunks, int32_t* tile
 
 template <class V, bool ASigned, bool WSigned, int Mr, int MaxSums>
 struct WidenIsa {
-  static constexpr idx kMr = Mr, kPanels = 1, kKStep = kChunk, kKc = 0;
+  static constexpr idx kMr = Mr, kPanels = 1, kKStep = kChunk;
   static constexpr unsigned kFlip = 0;
-  static constexpr bool kRowsFirst = false;
   static constexpr idx a_bytes(idx rows, idx k) { return rows * k * 2; }
-  static bool in_place(const Gemm&) { return false; }
-  static void begin() {}
-  static void finish() {}
-  static void prepare(idx) {}
 
-  static void pack(const Gemm& g, idx i, idx rows, idx k0, idx k, uint8_t* dst) {
-    pack_chunks<int16_t, ASigned, 0>(g, i, rows, k0, k, reinterpret_cast<int16_t*>(dst));
+  static void pack(const Gemm& g, idx i, idx rows, uint8_t* dst) {
+    pack_chunks<int16_t, ASigned, 0>(g, i, rows, reinterpret_cast<int16_t*>(dst));
   }
 
   template <int Rows>
-  static void of_rows(const int16_t* a, const uint8_t* w, idx chunks, int32_t* tile) {
+  static void of_rows(const int16_t* a, const uint8_t* w, idx chunks, int32_t* out, idx out_row) {
     constexpr int kAll = int(kPanel) / V::kCols;
     constexpr int kRegs = Rows * kAll <= MaxSums ? kAll : kAll / 2;
-    widen_micro<V, WSigned, Rows, kRegs>(a, w, chunks, tile, kPanel);
+    widen_micro<V, WSigned, Rows, kRegs>(a, w, chunks, out, out_row);
   }
 
-  static void micro(int rows, int, const uint8_t* a, idx, idx, const uint8_t* w, idx, idx k, int32_t* tile, bool) {
-    const int16_t* x = reinterpret_cast<const int16_t*>(a);
-    dispatch<Mr>(rows, x, w, k / kChunk, tile);
+  static void micro(int rows, int, const uint8_t* a, const uint8_t* w, idx, idx k, const int32_t*, int32_t* out,
+                    idx out_row) {
+    dispatch<Mr>(rows, reinterpret_cast<const int16_t*>(a), w, k / kChunk, out, out_row);
   }
 
   template <int Rows>
-  static void dispatch(int rows, const int16_t* a, const uint8_t* w, idx chunks, int32_t* tile) {
-    if (rows == Rows) return of_rows<Rows>(a, w, chunks, tile);
-    if constexpr (Rows > 1) dispatch<Rows - 1>(rows, a, w, chunks, tile);
+  static void dispatch(int rows, const int16_t* a, const uint8_t* w, idx chunks, int32_t* out, idx out_row) {
+    if (rows == Rows) return of_rows<Rows>(a, w, chunks, out, out_row);
+    if constexpr (Rows > 1) dispatch<Rows - 1>(rows, a, w, chunks, out, out_row);
   }
 };
 
