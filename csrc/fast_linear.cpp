@@ -1,7 +1,12 @@
-// fast_linear(x, packed, bias, activation, out) → floats of floats, or None: "ask Python". As fast_call.cpp: Python has
-// decided which row runs this weight at that number of rows, and told the weight's handle.
+// linear without a detour, as fast_call.cpp: Python has decided which row runs a weight at that number of rows, and told
+// the weight's handle. What is unusual is answered None, "ask Python".
+//
+//   fast_linear(x, packed, bias, activation, out)                                  floats of floats
+//   fast_codes(x, packed, bias, activation, out, scale, zero, out_scale, out_zero)  of codes with one scale: codes of x's
+//                                                         type, half to even; where out_scale is None, floats
 #include <string.h>
 
+#include "cpu/environment.h"
 #include "cpu/linear.h"
 #include "cpu/threads.h"
 #include "fast_call.h"
@@ -16,6 +21,7 @@ using pybind11::detail::npy_api;
 constexpr const char* kLinearName = "qkernels.packed_linear";
 constexpr double kHoldGilUs = 3;  // shorter products are not worth two GIL switches
 constexpr idx kKnown = 32;
+enum Kind { kOfFloats, kOfSigned, kOfUnsigned, kKinds };  // what x is
 
 // A weight, its columns' scales, and the rows that were chosen for it. The caller keeps the buffers alive.
 struct LinearHandle {
@@ -25,7 +31,7 @@ struct LinearHandle {
   struct {
     idx m;
     int row;
-  } known[kKnown];
+  } known[kKinds][kKnown];
 };
 
 LinearHandle* handle_of(PyObject* object) {
@@ -38,25 +44,112 @@ bool is_float32(PyObject* array) {
   return descr->type_num == npy_api::NPY_FLOAT_ && descr->byteorder != '>';
 }
 
-bool adjacent(const View& v) {
-  idx step = 4;
+bool adjacent(const View& v, idx bytes) {
+  idx step = bytes;
   for (int d = v.dims - 1; d >= 0; step *= v.shape[d--])
     if (v.shape[d] != 1 && v.strides[d] != step) return false;
   return v.aligned;
 }
 
-bool overlap(const View& x, idx x_size, const View& y, idx y_size) {
-  return x.data < y.data + y_size * 4 && y.data < x.data + x_size * 4;
+bool overlap(const View& x, idx x_bytes, const View& y, idx y_bytes) {
+  return x.data && y.data && x.data < y.data + y_bytes && y.data < x.data + x_bytes;
 }
 
-PyObject* new_floats(const View& x, idx n) {
+PyObject* new_array(const View& x, idx n, int type) {
   const npy_api& api = npy_api::get();
   Py_intptr_t shape[kMaxBatchDims + 2];
   for (int d = 0; d < x.dims - 1; ++d) shape[d] = x.shape[d];
   shape[x.dims - 1] = n;
-  PyObject* descr = api.PyArray_DescrFromType_(npy_api::NPY_FLOAT_);
+  PyObject* descr = api.PyArray_DescrFromType_(type);
   return api.PyArray_NewFromDescr_(api.PyArray_Type_, descr, x.dims, shape, nullptr, nullptr, 0, nullptr);
 }
+
+// One call: its operands, and what they are.
+struct Call {
+  View x, bias, out;
+  const LinearHandle* handle;
+  const KernelRow* row;
+  Kind kind;
+  idx m, n, k;
+  PyObject* result = nullptr;  // a reference of ours
+
+  bool reads(PyObject* x_object, PyObject* handle_object) {
+    if (!is_exact_array(x_object)) return false;
+    x = view_of(x_object);
+    const bool real = is_float32(x_object);
+    if (!real && x.type > kUint8) return false;
+    kind = real ? kOfFloats : x.type == kInt8 ? kOfSigned : kOfUnsigned;
+    handle = handle_of(handle_object);
+    if (!handle || x.dims < 1 || x.dims > kMaxBatchDims || x.shape[x.dims - 1] != handle->w.k) return false;
+    if (!adjacent(x, real ? 4 : 1)) return false;
+    m = 1, n = handle->w.n, k = handle->w.k;
+    for (int d = 0; d < x.dims - 1; ++d) m *= x.shape[d];
+    const auto& known = handle->known[kind][m % kKnown];
+    if (m < 1 || known.m != m || use_in_force()) return false;
+    row = &all_rows().rows[known.row];
+    return true;
+  }
+
+  // bias: None, float32 (n,), or of codes int32 (n,)
+  bool reads_bias(PyObject* object, Epilogue& e) {
+    if (object == Py_None) return true;
+    if (!is_exact_array(object)) return false;
+    bias = view_of(object);
+    if (bias.dims != 1 || bias.shape[0] != n || !adjacent(bias, 4)) return false;
+    if (is_float32(object)) e.float_bias = reinterpret_cast<const float*>(bias.data);
+    else if (is_int32(bias) && kind != kOfFloats) e.bias = reinterpret_cast<const int32_t*>(bias.data);
+    else return false;
+    return true;
+  }
+
+  // out: None, or adjacent of `type` and the result's shape, apart from what is read
+  bool takes_out(PyObject* object, bool real) {
+    const idx bytes = real ? 4 : 1;
+    const int code = kind == kOfSigned ? npy_api::NPY_BYTE_ : npy_api::NPY_UBYTE_;
+    if (object == Py_None) {
+      result = new_array(x, n, real ? int(npy_api::NPY_FLOAT_) : code);
+      if (!result) return false;
+    } else {
+      if (!is_exact_array(object)) return false;
+      Py_INCREF(result = object);
+    }
+    out = view_of(result);
+    bool good = out.dims == x.dims && out.writeable && adjacent(out, bytes) && out.shape[x.dims - 1] == n &&
+                (real ? is_float32(result) : is_byte(out, kind == kOfSigned));
+    for (int d = 0; d < x.dims - 1 && good; ++d) good = out.shape[d] == x.shape[d];
+    return good && !overlap(out, m * n * bytes, x, m * k * (kind == kOfFloats ? 4 : 1)) &&
+           !overlap(out, m * n * bytes, bias, n * 4);
+  }
+
+  PyObject* give_up() {
+    Py_XDECREF(result);
+    if (PyErr_Occurred()) return nullptr;
+    Py_RETURN_NONE;
+  }
+
+  PyObject* run(const Gemm& g, const Epilogue& e, const float* values) {
+    bool good;
+    if (estimated_us(*row, m, n, k) < kHoldGilUs) {
+      good = run_linear(*row, g, e, values, 1, false);
+    } else {
+      Py_BEGIN_ALLOW_THREADS;
+      good = run_linear(*row, g, e, values, num_threads(), false);
+      Py_END_ALLOW_THREADS;
+    }
+    if (good) return result;
+    Py_DECREF(result);
+    return PyErr_NoMemory();
+  }
+
+  Gemm gemm() const {
+    Job job = {};
+    set_packed(job, handle->w);
+    set_caches(job.one);
+    job.one.m = m, job.one.n = n, job.one.k = k;
+    job.one.w_zero = handle->zero;
+    return job.one;
+  }
+};
 
 // activation: None, or a tuple (lowest, highest), as Python has checked it
 bool set_activation(Epilogue& e, PyObject* activation) {
@@ -70,61 +163,104 @@ bool set_activation(Epilogue& e, PyObject* activation) {
 }
 
 PyObject* fast_linear(PyObject*, PyObject* const* args, Py_ssize_t count) {
-  if (count != 5 || !is_exact_array(args[0]) || !is_float32(args[0])) Py_RETURN_NONE;
-  const View x = view_of(args[0]);
-  const LinearHandle* const handle = handle_of(args[1]);
-  if (!handle || x.dims < 1 || x.dims > kMaxBatchDims || x.shape[x.dims - 1] != handle->w.k || !adjacent(x))
-    Py_RETURN_NONE;
-  idx m = 1;
-  for (int d = 0; d < x.dims - 1; ++d) m *= x.shape[d];
-  const auto& known = handle->known[m % kKnown];
-  if (m < 1 || known.m != m || use_in_force()) Py_RETURN_NONE;
-  const idx n = handle->w.n;
-
+  Call call;
   Epilogue e = {};
   e.type = Written::f32;
-  e.out_row = n;
-  e.w_scale = handle->scale;
-  if (!set_activation(e, args[3])) Py_RETURN_NONE;
-  View bias;
-  if (args[2] != Py_None) {
-    if (!is_exact_array(args[2]) || !is_float32(args[2])) Py_RETURN_NONE;
-    bias = view_of(args[2]);
-    if (bias.dims != 1 || bias.shape[0] != n || !adjacent(bias)) Py_RETURN_NONE;
-    e.float_bias = reinterpret_cast<const float*>(bias.data);
+  if (count != 5 || !call.reads(args[0], args[1]) || call.kind != kOfFloats || !call.reads_bias(args[2], e) ||
+      !set_activation(e, args[3]) || !call.takes_out(args[4], true))
+    return call.give_up();
+  e.out = call.out.data, e.out_row = call.n, e.w_scale = call.handle->scale;
+  return call.run(call.gemm(), e, reinterpret_cast<const float*>(call.x.data));
+}
+
+// rint of a number below 2³² in size, half to even: above 2⁵² units are whole.
+inline double whole(double x) {
+  volatile double sum = x + 6755399441055744.0;
+  return sum - 6755399441055744.0;
+}
+
+// A6: the code of a clamp's end.
+int32_t end_of(float bound, float scale, int32_t zero, int32_t low, int32_t high) {
+  const float t = bound / scale;
+  const double code = (t >= 2147483647.0f ? 2147483647.0 : t <= -2147483648.0f ? -2147483648.0 : whole(t)) + zero;
+  return code < low ? low : code > high ? high : int32_t(code);
+}
+
+// The multipliers of A4 and the float bias in units of A6, for n columns. False where A0 or A2 must be looked at.
+bool set_columns(Epilogue& e, const Call& call, float a_scale, float out_scale, float* m, int32_t* rounded,
+                 double reach) {
+  const float* const w = call.handle->scale;
+  bool good = true;
+  double most = 0;
+  for (idx j = 0; j < call.n; ++j) {
+    const float unit = a_scale * w[j];
+    m[j] = unit / out_scale;
+    good &= is_finite(unit) && is_finite(m[j]);
+    if (!e.float_bias) continue;
+    const double t = whole(e.float_bias[j] / unit);
+    good &= t > -2147483648.0 && t < 2147483648.0;
+    rounded[j] = good ? int32_t(t) : 0;
   }
-  PyObject* out = args[4];
-  const bool given = out != Py_None;
-  if (given && (!is_exact_array(out) || !is_float32(out))) Py_RETURN_NONE;
-  if (given) Py_INCREF(out);
-  else if (!(out = new_floats(x, n))) return nullptr;
-  const View o = view_of(out);
-  bool good = o.dims == x.dims && o.writeable && adjacent(o) && o.shape[o.dims - 1] == n;
-  for (int d = 0; d < x.dims - 1 && good; ++d) good = o.shape[d] == x.shape[d];
-  if (good && given) good = !overlap(o, m * n, x, m * handle->w.k) && !(bias.data && overlap(o, m * n, bias, n));
-  if (!good) {
-    Py_DECREF(out);
-    Py_RETURN_NONE;
+  if (e.float_bias) e.bias = rounded, e.float_bias = nullptr;
+  for (idx j = 0; e.bias && j < call.n; ++j) {
+    const double size = e.bias[j] < 0 ? -double(e.bias[j]) : double(e.bias[j]);
+    most = size > most ? size : most;
   }
-  e.out = o.data;
-  Job job = {};
-  set_packed(job, handle->w);
-  set_caches(job.one);
-  Gemm& g = job.one;
-  g.m = m, g.n = n, g.k = handle->w.k;
-  g.w_zero = handle->zero;
-  const KernelRow& row = all_rows().rows[known.row];
-  const float* const values = reinterpret_cast<const float*>(x.data);
-  if (estimated_us(row, m, n, g.k) < kHoldGilUs) {
-    good = run_linear(row, g, e, values, 1, false);
+  e.m = m;
+  return good && reach * 255 * double(call.k) + most <= 2147483647.0;
+}
+
+PyObject* fast_codes(PyObject*, PyObject* const* args, Py_ssize_t count) {
+  Call call;
+  Epilogue e = {};
+  if (count != 9 || !call.reads(args[0], args[1]) || call.kind == kOfFloats || !call.reads_bias(args[2], e) ||
+      !set_activation(e, args[3]))
+    return call.give_up();
+  PyObject *scale = args[5], *out_scale = args[7];
+  if (!is_exact_array(scale) || !is_float32(scale) || !PyLong_CheckExact(args[6]) || !PyLong_CheckExact(args[8]))
+    return call.give_up();
+  const View s = view_of(scale);
+  const bool real = out_scale == Py_None;
+  const bool one = s.dims == 0 || (s.dims == 1 && s.shape[0] == 1);
+  if (!one || !s.aligned || !(real || PyFloat_Check(out_scale)) || !call.takes_out(args[4], real))
+    return call.give_up();
+  const float a_scale = *reinterpret_cast<const float*>(s.data);
+  const int32_t zero = int32_t(PyLong_AsLong(args[6])), out_zero = int32_t(PyLong_AsLong(args[8]));
+  const int32_t low = call.kind == kOfSigned ? -128 : 0, high = low + 255;
+  const double reach = zero - low > high - zero ? zero - low : high - zero;
+  const idx n = call.n, m = call.m;
+  // multipliers and rounded biases of columns, zero points of rows
+  void* const scratch = thread_scratch(kColumnScratch, size_t(n * 8 + m * 4));
+  if (!scratch) return call.give_up();
+  float* const multipliers = static_cast<float*>(scratch);
+  int32_t* const rounded = reinterpret_cast<int32_t*>(multipliers + n);
+  int32_t* const zeros = rounded + n;
+  const FloatEnvironment exact;
+  e.out = call.out.data, e.out_row = n, e.w_scale = call.handle->scale, e.a_scale = &a_scale;
+  const float sy = real ? 1.0f : float(PyFloat_AS_DOUBLE(out_scale));
+  const float* const float_bias = e.float_bias;
+  if (!(sy > 0) || !is_finite(sy) || out_zero < (real ? 0 : low) || out_zero > (real ? 0 : high) ||
+      !set_columns(e, call, a_scale, sy, multipliers, rounded, reach))
+    return call.give_up();
+  if (real) {
+    e.type = Written::f32;
+    e.float_bias = float_bias;
+    if (float_bias) e.bias = nullptr;
   } else {
-    Py_BEGIN_ALLOW_THREADS;
-    good = run_linear(row, g, e, values, num_threads(), false);
-    Py_END_ALLOW_THREADS;
+    e.type = call.kind == kOfSigned ? Written::s8 : Written::u8;
+    e.zero = out_zero, e.low = low, e.high = high;
+    if (e.clamps) {
+      e.low = end_of(e.clamp_low, sy, out_zero, low, high);
+      e.high = end_of(e.clamp_high, sy, out_zero, low, high);
+    }
   }
-  if (good) return out;
-  Py_DECREF(out);
-  return PyErr_NoMemory();
+  Gemm g = call.gemm();
+  g.a = call.x.data, g.a_row = call.k, g.a_col = 1;
+  if (zero) {
+    for (idx i = 0; i < m; ++i) zeros[i] = zero;
+    g.a_zero = zeros;
+  }
+  return call.run(g, e, nullptr);
 }
 
 // packed_linear(data, sums, scale, zero or None, k, n, is_signed)
@@ -137,9 +273,9 @@ PyObject* packed_linear(PyObject*, PyObject* args) {
   const View dv = view_of(data), sv = view_of(sums), cv = view_of(scale), zv = view_of(zero);
   const idx whole = padded(n, kPanel);
   const bool good = k > 0 && n > 0 && dv.dims == 1 && is_byte(dv, false) && dv.strides[0] == 1 &&
-                    dv.shape[0] == whole * padded(k, kPackedK) && sv.dims == 1 && is_int32(sv) && adjacent(sv) &&
-                    sv.shape[0] == whole && cv.dims == 1 && is_float32(scale) && adjacent(cv) && cv.shape[0] == n &&
-                    (zero == Py_None || (zv.dims == 1 && is_int32(zv) && adjacent(zv) && zv.shape[0] == n));
+                    dv.shape[0] == whole * padded(k, kPackedK) && sv.dims == 1 && is_int32(sv) && adjacent(sv, 4) &&
+                    sv.shape[0] == whole && cv.dims == 1 && is_float32(scale) && adjacent(cv, 4) && cv.shape[0] == n &&
+                    (zero == Py_None || (zv.dims == 1 && is_int32(zv) && adjacent(zv, 4) && zv.shape[0] == n));
   if (!good) {
     PyErr_SetString(PyExc_ValueError, "packed_linear: the arrays do not fit");
     return nullptr;
@@ -150,30 +286,33 @@ PyObject* packed_linear(PyObject*, PyObject* args) {
   return PyCapsule_New(new LinearHandle(made), kLinearName, [](PyObject* self) { delete handle_of(self); });
 }
 
-// remember_linear(packed, row, m)
+// remember_linear(packed, row, m, floats)
 PyObject* remember_linear(PyObject*, PyObject* args) {
   PyObject* object;
-  int row;
+  int row, floats;
   Py_ssize_t m;
-  if (!PyArg_ParseTuple(args, "Oin", &object, &row, &m)) return nullptr;
+  if (!PyArg_ParseTuple(args, "Oinp", &object, &row, &m, &floats)) return nullptr;
   LinearHandle* const handle = handle_of(object);
   const RowList list = all_rows();
-  if (!handle || m < 1 || row < 0 || row >= list.count || !cpu_runs(list.rows[row].isa) || !list.rows[row].a_signed ||
-      list.rows[row].w_signed != handle->w.is_signed) {
+  if (!handle || m < 1 || row < 0 || row >= list.count || !cpu_runs(list.rows[row].isa) ||
+      (floats && !list.rows[row].a_signed) || list.rows[row].w_signed != handle->w.is_signed) {
     PyErr_SetString(PyExc_ValueError, "remember_linear: that row does not run this weight here");
     return nullptr;
   }
-  handle->known[m % kKnown] = {m, row};
+  const Kind kind = floats ? kOfFloats : list.rows[row].a_signed ? kOfSigned : kOfUnsigned;
+  handle->known[kind][m % kKnown] = {m, row};
   Py_RETURN_NONE;
 }
 
 PyMethodDef methods[] = {
     {"fast_linear", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(fast_linear)), METH_FASTCALL,
      "fast_linear(x, packed, bias, activation, out) → the result, or None where Python must decide."},
+    {"fast_codes", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(fast_codes)), METH_FASTCALL,
+     "fast_codes(x, packed, bias, activation, out, scale, zero, out_scale, out_zero) → likewise, of codes."},
     {"packed_linear", packed_linear, METH_VARARGS,
      "packed_linear(data, sums, scale, zero, k, n, is_signed): a handle; the caller keeps the buffers alive."},
     {"remember_linear", remember_linear, METH_VARARGS,
-     "remember_linear(packed, row, m): fast_linear() runs this weight with m rows of floats on this row."},
+     "remember_linear(packed, row, m, floats): this row runs this weight with m rows of floats, or of its own codes."},
     {nullptr, nullptr, 0, nullptr}};
 
 }  // namespace

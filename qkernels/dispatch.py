@@ -167,16 +167,19 @@ class FastRoad:
 
 
 class LinearRoad:
-    """Likewise of `linear` (csrc/fast_linear.cpp): `call(x, handle, bias, activation, out)` answers, or None."""
+    """Likewise of `linear` (csrc/fast_linear.cpp): `of_floats(x, handle, bias, activation, out)` answers, or None; so
+    does `of_codes(x, handle, bias, activation, out, scale, zero, out_scale, out_zero)`, with codes or floats."""
 
     def __init__(self, enabled: bool) -> None:
         self.enabled = enabled and native._native is not None
-        self.call: Callable[..., Any] = native._native.fast_linear if self.enabled else _decline
+        self.of_floats: Callable[..., Any] = native._native.fast_linear if self.enabled else _decline
+        self.of_codes: Callable[..., Any] = native._native.fast_codes if self.enabled else _decline
 
     def remember(self, kernel: Kernel, packed: Any, m: int) -> None:
-        name = kernel.name.replace("linear_f32", "gemm_s8")  # the row that multiplies for it
+        floats = kernel.types.startswith("f32")
+        name = kernel.name.replace("linear_f32", "gemm_s8").replace("linear_", "gemm_")  # the row that multiplies
         if self.enabled and _pattern.get() is None and name in native.INDEX:
-            native._native.remember_linear(native.linear_handle(packed), native.INDEX[name], m)
+            native._native.remember_linear(native.linear_handle(packed), native.INDEX[name], m, floats)
 
 
 def _decline(*args: Any) -> None:

@@ -322,3 +322,53 @@ def test_the_short_road_gives_the_same_bits_and_stands_aside() -> None:
             qk.linear(x, w, bias[1:])
         with pytest.raises(qk.NoKernelError), qk.use("nothing"):
             qk.linear(x, w)
+
+
+@pytest.mark.parametrize("kind", ["int8", "uint8"])
+def test_the_short_road_of_codes(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    careful, check, total = [], module._check, 0
+    monkeypatch.setattr(module, "_check", lambda *args: careful.append(1) or check(*args))
+    rng = np.random.default_rng(17)
+    low, high = dtypes.limits(kind)
+    for m, n, wt, symmetric in itertools.product((1, 5, 40), (1, 19, 64, 70), ("int8", "uint8"), (False, True)):
+        w, k = weights(rng, n, 33, wt, 0, symmetric), 33
+        ends = np.array([low, high, 0])
+        codes = rng.choice(ends, (m, k)) if rng.integers(2) else rng.integers(low, high + 1, (m, k))
+        x = qk.QTensor(codes.astype(kind), F32(rng.uniform(0.001, 0.1)), 0 if symmetric else int(rng.choice(ends)))
+        biases = None, rng.normal(size=n).astype(F32), rng.integers(-9999, 9999, n).astype(S32), np.zeros(n)
+        for bias, act in itertools.product(biases, (None, "relu", "relu6")):
+            wishes: dict[str, Any] = {"activation": act}
+            if rng.integers(3):
+                wishes |= {"out_scale": float(rng.choice([0.05, 0.125, 2.0])), "out_zero_point": int(rng.choice(ends))}
+            with qk.use("*_reference"):
+                wanted = qk.linear(x, w, bias, **wishes)
+            for _ in range(2):
+                total += 1
+                y = qk.linear(x, w, bias, **wishes)
+                assert type(y) is type(wanted)
+                if isinstance(y, qk.QTensor):
+                    assert (y.dtype, y.zero_point, y.shape) == (wanted.dtype, wanted.zero_point, wanted.shape)
+                    assert same(y.scale, wanted.scale) and same(y.codes(), wanted.codes()), (m, n, wt, wishes)
+                else:
+                    assert same(y, wanted), (m, n, wt, wishes)
+    if module._road.enabled:  # a quarter of the calls have a bias of float64
+        assert len(careful) - total // 2 < total // 3
+
+
+def test_the_short_road_of_codes_refuses_what_the_long_one_does() -> None:
+    x, w = qk.QTensor(np.full((2, 9), 99, np.uint8), 1e19, 3), qk.quantize(np.ones((4, 9)), axis=0)
+    ok = qk.QTensor(x.data, 0.5, 3)
+    for _ in range(2):
+        qk.linear(ok, w, np.ones(4, F32), out_scale=1.0)  # which it remembers
+    for call, words in (
+        (lambda: qk.linear(x, w, out_scale=1e-30), "not finite"),
+        (lambda: qk.linear(ok, w, np.full(4, 1e12, F32), out_scale=1.0), "no int32"),
+        (lambda: qk.linear(ok, w, np.full(4, np.nan, F32), out_scale=1.0), "no int32"),
+        (lambda: qk.linear(ok, w, out_scale=0.0), "out_scale is 0.0"),
+        (lambda: qk.linear(ok, w, out_scale=float("nan")), "out_scale is nan"),
+        (lambda: qk.linear(ok, w, out_scale=1.0, out_zero_point=256), "out_zero_point is 256"),
+        (lambda: qk.linear(ok, w, out_zero_point=1), "goes with an out_scale"),
+        (lambda: qk.linear(ok, w, np.full(4, 2**31 - 1, S32), out_scale=1.0), "could overflow"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            call()

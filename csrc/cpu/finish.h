@@ -112,6 +112,18 @@ inline void cast_row(const Epilogue& e, const float* y, idx i, idx j, idx n) {
   }
 }
 
+// float32 results where the sums were.
+inline void real_in_place(const Epilogue& e, int32_t* sums, idx stride, idx i0, idx rows, idx j0, idx cols) {
+  for_vectors(cols, [&](auto at, idx c, idx n) QK_INLINE {
+    real_columns(e, at, sums + c, stride, i0, rows, j0 + c, [&](idx r, Lanes::F y) QK_INLINE {
+      float* const to = reinterpret_cast<float*>(sums + r * stride + c);
+      put_some(to, y, n);
+    });
+  });
+  if (e.curve != Curve::none)
+    for (idx r = 0; r < rows; ++r) activate_row(e.curve, reinterpret_cast<float*>(sums + r * stride), cols);
+}
+
 inline void finish_real(const Epilogue& e, const int32_t* sums, idx stride, idx i0, idx rows, idx j0, idx cols) {
   if (e.type == Written::f32 && e.curve == Curve::none) {
     for_vectors(cols, [&](auto at, idx c, idx n) QK_INLINE {

@@ -11,7 +11,7 @@
 #define QK_TILE "32x32"
 #define QK_DRIVER(as, ws) AmxDriver<as, ws>
 #include "lanes_avx512.h"
-#include "amx.h"
+#include "amx_drains.h"
 #include "isa_rows.h"
 #include "x86.h"
 
@@ -21,77 +21,11 @@ namespace {
 
 constexpr idx kMinM = 4;
 constexpr double kGops = 3000, kCallUs = 0.2;
-constexpr idx kFewRows = 256;          // so few that weights come from L3 nearly as fast as they are multiplied
-constexpr idx kKeptBytes = 4 << 20;    // of packed A
-
-// Sums → out, one aligned line at a time, whatever out's alignment: a line that two tiles share is held back from the
-// first and completed by the second. Stores across lines cost 30 % at 512³.
-struct ToOut {
-  struct Job {
-    idx i, j, cols;
-    bool begins, ends;  // the run of tiles side by side
-    const uint32_t *zero, *sum;
-    int32_t* next;  // the sums of the tile to the right: what is held back goes before them
-  };
-
-  const Gemm& g;
-  const bool plain = !g.a_zero && !g.w_zero && !g.add && !g.epilogue;
-
-  bool quick(const Job& t) const { return plain && !t.begins && !t.ends; }
-
-  struct Cursor {  // two whole lines of a row, and what is held back for the next tile's first
-    int32_t *from, *to;
-    idx out_row, back;
-
-    QK_INLINE void row() {
-      const idx off = line_offset(to);
-      copy(to - off, from - off), copy(to - off + kPanel, from - off + kPanel);
-      copy(from + back, from + kPanel);
-      from += kSumsRow, to += out_row;
-    }
-  };
-
-  Cursor cursor(const Job& t, int32_t* sums) const {
-    return {sums, g.out + t.i * g.out_row + t.j, g.out_row, t.next - kPanel - sums};
-  }
-
-  void rows(const Job& t, int32_t* sums, idx r, idx end) {
-    if (g.epilogue) return finish(t, sums, r, end);
-    int32_t* from = sums + r * kSumsRow;
-    int32_t* to = g.out + (t.i + r) * g.out_row + t.j;
-    for (; r < end; ++r, from += kSumsRow, to += g.out_row) {
-      add_terms(g, from, t.j, t.cols, t.zero[r], t.sum[r]);
-      if (g.add) add_row(to, from, t.cols);
-      else lines(t, to, from);
-      if (!t.ends) copy(t.next + r * kSumsRow - kPanel, from + kPanel);
-    }
-  }
-
-  void finish(const Job& t, int32_t* sums, idx r, idx end) {
-    for (idx i = r; i < end; ++i) add_terms(g, sums + i * kSumsRow, t.j, t.cols, t.zero[i], t.sum[i]);
-    finish_rows(*g.epilogue, sums + r * kSumsRow, kSumsRow, t.i + r, end - r, t.j, t.cols);
-  }
-
-  QK_INLINE static idx line_offset(const int32_t* to) { return idx(reinterpret_cast<uintptr_t>(to) / 4 % kPanel); }
-
-  static void lines(const Job& t, int32_t* to, const int32_t* from) {
-    const idx off = line_offset(to), end = off + t.cols;
-    for (idx e = 0; e < end; e += kPanel) {
-      uint32_t mask = e == 0 && t.begins ? 0xFFFFu << off : 0xFFFFu;
-      if (end - e < kPanel) {
-        if (!t.ends) return;
-        mask &= (1u << (end - e)) - 1;
-      }
-      _mm512_mask_storeu_epi32(to - off + e, __mmask16(mask), _mm512_loadu_si512(from - off + e));
-    }
-  }
-
-  QK_INLINE static void copy(int32_t* to, const int32_t* from) { memcpy(to, from, kPanel * 4); }
-};
+constexpr idx kFewRows = 256;        // so few that weights come from L3 nearly as fast as they are multiplied
+constexpr idx kKeptBytes = 4 << 20;  // of packed A
 
 template <bool ASigned, bool WSigned>
 struct AmxDriver {
-  using Pipe = AmxPipe<ASigned, WSigned, ToOut>;
   static constexpr idx kMr = 2 * kTileRows, kNr = kPair, kKStep = kTileK;
   static constexpr bool kNeedsSums = false;
 
@@ -145,20 +79,34 @@ struct AmxDriver {
     }
   }
 
+  template <class Drain>
+  struct Work;
+
+  static void block(const Gemm& g, Range m, Range n, void* scratch) {
+    if (!g.epilogue) Work<ToOut>::block(g, m, n, scratch);
+    else if (ToReal::takes(*g.epilogue)) Work<ToReal>::block(g, m, n, scratch);
+    else if (g.epilogue->type == Written::u8) Work<ToCodes<uint8_t>>::block(g, m, n, scratch);
+    else Work<ToCodes<int8_t>>::block(g, m, n, scratch);
+  }
+};
+
+template <bool ASigned, bool WSigned>
+template <class Drain>
+struct AmxDriver<ASigned, WSigned>::Work {
   static void block(const Gemm& g, Range m, Range n, void* scratch) {
     const Blocks b = blocks(g);
     const Scratch s = divide(g, b);
     uint8_t* const base = static_cast<uint8_t*>(scratch);
-    AmxDriver work(g, b, base + s.a, reinterpret_cast<uint32_t*>(base + s.terms),
-                   reinterpret_cast<int32_t*>(base + s.sums) + kPanel);
+    Work work(g, b, base + s.a, reinterpret_cast<uint32_t*>(base + s.terms),
+              reinterpret_cast<int32_t*>(base + s.sums) + kPanel);
     for (idx m0 = m.begin; m0 < m.end; m0 += b.mc) work.rows({m0, min_of(m0 + b.mc, m.end)}, n);
     work.pipe_.flush();
     _tile_release();
   }
 
  private:
-  AmxDriver(const Gemm& g, const Blocks& b, uint8_t* packed, uint32_t* terms, int32_t* sums)
-      : g_(g), b_(b), k_(padded(g.k, kTileK)), packed_(packed), terms_(terms), sums_(sums), drain_{g}, pipe_(drain_) {}
+  Work(const Gemm& g, const Blocks& b, uint8_t* packed, uint32_t* terms, int32_t* sums)
+      : g_(g), b_(b), k_(padded(g.k, kTileK)), packed_(packed), terms_(terms), sums_(sums), drain_(g), pipe_(drain_) {}
 
   // Rows m, strip after strip past a block of weights, block after block.
   void rows(Range m, Range n) {
@@ -196,14 +144,14 @@ struct AmxDriver {
     int32_t* tile = sums_;
     for (idx j = block.begin; j < block.end; j += kPair) {
       int32_t* const next = b_.kc < k_ ? tile + kSumsSize : tile;
-      ToOut::Job& t = pipe_.job();
+      TileJob& t = pipe_.job();
       t.i = i, t.j = j, t.cols = min_of(kPair, block.end - j);
       t.begins = j == block.begin, t.ends = j + kPair >= block.end;
       t.zero = terms(), t.sum = terms() + kMr, t.next = next;
       pipe_.ahead = ahead_a_.left > 0 ? &ahead_a_ : &ahead_w_;
       pipe_.shape(rows, t.cols > kPanel ? 2 : 1);
-      pipe_.multiply(a, a_step, a_stride, g_.w + j / kPanel * g_.w_panel + k0 * kPanel, g_.w_panel,
-                     ceil_div(k, kTileK), tile, k0 > 0, last);
+      pipe_.multiply(a, a_step, a_stride, g_.w + j / kPanel * g_.w_panel + k0 * kPanel, g_.w_panel, ceil_div(k, kTileK),
+                     tile, k0 > 0, last);
       tile = next;
     }
   }
@@ -215,8 +163,8 @@ struct AmxDriver {
   uint32_t* const terms_;
   int32_t* const sums_;
   bool flip_ = false;
-  ToOut drain_;
-  Pipe pipe_;
+  Drain drain_;
+  AmxPipe<ASigned, WSigned, Drain> pipe_;
   Ahead ahead_a_, ahead_w_;
 };
 

@@ -31,6 +31,21 @@ Epilogue from_row(Epilogue e, idx i, idx bytes) {
   return e;
 }
 
+// One zero point for all of A belongs to the columns, −za · Σ_k (w − zw): into their bias with it, mod 2³², so that the
+// tiles have one term less. `room` for n sums, or null: as it was.
+void fold_zero(Gemm& g, Epilogue& e, int32_t* room) {
+  if (!g.a_zero || e.bias_row || !room) return;
+  for (idx i = 1; i < g.m; ++i)
+    if (g.a_zero[i] != g.a_zero[0]) return;
+  const uint32_t za = uint32_t(g.a_zero[0]), k = uint32_t(g.k);
+  for (idx j = 0; j < g.n; ++j) {
+    const uint32_t of_weights = uint32_t(g.w_sums[j]) - (g.w_zero ? k * uint32_t(g.w_zero[j]) : 0u);
+    room[j] = int32_t((e.bias ? uint32_t(e.bias[j]) : 0u) - za * of_weights);
+  }
+  g.a_zero = nullptr;
+  e.bias = room;
+}
+
 }  // namespace
 
 bool run_linear(const KernelRow& row, const Gemm& g, const Epilogue& e, const float* x, int threads, bool forced) {
@@ -38,7 +53,12 @@ bool run_linear(const KernelRow& row, const Gemm& g, const Epilogue& e, const fl
   job.one = g;
   job.one.epilogue = &e;
   job.a_zero_step = job.w_zero_step = 4;
-  if (!x) return run(row, job, threads, forced);
+  if (!x) {
+    Epilogue folded = e;
+    fold_zero(job.one, folded, static_cast<int32_t*>(thread_scratch(kCodesScratch, size_t(g.n) * 4)));
+    job.one.epilogue = &folded;
+    return run(row, job, threads, forced);
+  }
   static const ElementwiseRow* const quantize = quantizer();
   const idx out_bytes = e.type == Written::f32 ? 4 : 2;
   const idx most = max_of(kCodesBytes / g.k, kLeastRows), chunks = ceil_div(g.m, most), rows = ceil_div(g.m, chunks);

@@ -11,6 +11,7 @@ from qkernels import dispatch, verbose
 from qkernels.activations import CLAMPS
 from qkernels.arrays import as_float32, float_name, library_of
 from qkernels.bounds import check_columns, sign_of
+from qkernels.checks import owned
 from qkernels.dtypes import FLOAT_TYPES, bits_of, limits, listed
 from qkernels.epilogue import Epilogue, finish_floats
 from qkernels.kernel import Problem
@@ -18,18 +19,19 @@ from qkernels.ops import fused
 from qkernels.ops.dequantize import values
 from qkernels.ops.dynamic_quantize import dynamic_quantize
 from qkernels.ops.qmatmul import Roles, check_scale, multiply
-from qkernels.scales import GROUPED, KEPT
+from qkernels.scales import GROUPED, KEPT, Grain
 from qkernels.tensor import QTensor
 from qkernels.weight import PackedLinear, PackedMatrix
 
 F32, S32 = np.float32, np.int32
 COMPUTE = ("int8", "float32", "bfloat16")
 OP = "linear"
+BYTES = ("int8", "uint8")
 _ZERO = 0
 _FAST: dict[Any, Any] = {None: None, **CLAMPS}
 
 _road = dispatch.LinearRoad(enabled=not verbose.ENABLED)
-_fast = _road.call
+_of_floats, _of_codes = _road.of_floats, _road.of_codes
 
 
 def pack_linear(weight: Any) -> PackedLinear:
@@ -99,15 +101,13 @@ def linear(
             when the call fails.
     Source  ONNX Runtime QLinearMatMul, MatMulIntegerToFloat; LiteRT fully-connected.
     """
-    if (
-        out_scale is None and residual is None and out_dtype is None and compute == "int8" and rounding == "half_even"
-        and out_zero_point is _ZERO and (activation is None or type(activation) is str)
-    ):  # fmt: skip
+    if residual is None and out_dtype is None and (activation is None or type(activation) is str):
         packed = weight if type(weight) is PackedLinear else weight._packed if type(weight) is QTensor else None
         if packed is not None and packed._handle is not None and activation in _FAST:
-            result = _fast(x, packed._handle, bias, _FAST[activation], out)
-            if result is not None:
-                return result
+            if compute == "int8" and rounding == "half_even":
+                result = _short(x, packed._handle, bias, _FAST[activation], out_scale, out_zero_point, out)
+                if result is not None:
+                    return result
     call = _check(
         x, weight, bias, activation, residual, out_scale, out_zero_point, out_dtype, rounding, compute, out
     )  # fmt: skip
@@ -117,9 +117,24 @@ def linear(
     kernel = dispatch.choose(problem)
     target = fused.room(call.wishes, call.a)
     verbose.timed(kernel, problem, kernel.run, call.a, call.part, target, call.epilogue)
-    if call.a.dtype == F32 and call.wishes.writes == "float32":
-        _road.remember(kernel, call.packed, call.m)
+    _road.remember(kernel, call.packed, call.m)
     return fused.deliver(call.wishes, target, call.library)
+
+
+def _short(x: Any, handle: Any, bias: Any, activation: Any, out_scale: Any, out_zero: Any, out: Any) -> Any:
+    """The result of an ordinary call of a kind that was decided before; else None."""
+    if type(x) is not QTensor:
+        plain = out_scale is None and out_zero is _ZERO
+        return _of_floats(x, handle, bias, activation, out) if plain else None
+    if x.dtype not in BYTES or type(x._zero) is not int or x._library != "numpy":
+        return None
+    if type(out_scale) is F32:
+        out_scale = float(out_scale)
+    result = _of_codes(x._data, handle, bias, activation, out, x._scale, x._zero, out_scale, out_zero)
+    if result is None or out is not None or out_scale is None:
+        return result
+    scale = owned(np.array(out_scale, F32))
+    return QTensor._of_codes(result, scale, out_zero, x.dtype, Grain(result.shape), "float32", None, "numpy")
 
 
 class _Call(NamedTuple):

@@ -1,0 +1,227 @@
+// What becomes of the sums of an AMX tile (amx.h says when): int32 as they are, real numbers, codes.
+//
+// A tile's columns are two vectors, and what belongs to columns stays in registers that multiplication does not use;
+// so a row costs its loads, a dozen operations and its stores, and hides under the next tile's multiplications.
+// 4-byte results leave one aligned line at a time, whatever out's alignment: a line that two tiles share is held back
+// from the first and completed by the second. Stores across lines cost 30 % at 512³.
+// Why a missing float bias is −0.0, which is added: x + −0.0 is x for every x, and the loop needs no branch.
+#pragma once
+#include "amx.h"
+#include "finish.h"
+
+namespace qk {
+namespace QK_ISA {
+namespace {
+
+struct TileJob {
+  idx i, j, cols;
+  bool begins, ends;  // the run of tiles side by side
+  const uint32_t *zero, *sum;
+  int32_t* next;  // the sums of the tile to the right: what is held back goes before them
+};
+
+QK_INLINE inline idx line_offset(const int32_t* to) { return idx(reinterpret_cast<uintptr_t>(to) / 4 % kPanel); }
+
+QK_INLINE inline void copy_line(int32_t* to, const int32_t* from) { memcpy(to, from, kPanel * 4); }
+
+// A row of a tile whose 4-byte results lie where the sums were.
+inline void put_lines(const TileJob& t, int32_t* to, const int32_t* from) {
+  const idx off = line_offset(to), end = off + t.cols;
+  for (idx e = 0; e < end; e += kPanel) {
+    uint32_t mask = e == 0 && t.begins ? 0xFFFFu << off : 0xFFFFu;
+    if (end - e < kPanel) {
+      if (!t.ends) return;
+      mask &= (1u << (end - e)) - 1;
+    }
+    _mm512_mask_storeu_epi32(to - off + e, __mmask16(mask), _mm512_loadu_si512(from - off + e));
+  }
+}
+
+inline void subtract_terms(const Gemm& g, const TileJob& t, int32_t* sums, idx r, idx end) {
+  for (; r < end; ++r) add_terms(g, sums + r * kSumsRow, t.j, t.cols, t.zero[r], t.sum[r]);
+}
+
+// Rows r … end whose 4-byte results lie where the sums were, to `to`.
+inline void put_rows(const TileJob& t, int32_t* sums, idx r, idx end, int32_t* to, idx to_row, bool add) {
+  int32_t* from = sums + r * kSumsRow;
+  for (to += r * to_row; r < end; ++r, from += kSumsRow, to += to_row) {
+    if (add) add_row(to, from, t.cols);
+    else put_lines(t, to, from);
+    if (!t.ends) copy_line(t.next + r * kSumsRow - kPanel, from + kPanel);
+  }
+}
+
+struct ToOut {
+  using Job = TileJob;
+  const Gemm& g;
+  const bool plain;
+
+  explicit ToOut(const Gemm& gemm) : g(gemm), plain(!g.a_zero && !g.w_zero && !g.add) {}
+
+  bool quick(const Job& t) const { return plain && !t.begins && !t.ends; }
+
+  struct Cursor {  // two whole lines of a row, and what is held back for the next tile's first
+    int32_t *from, *to;
+    idx out_row, back;
+
+    QK_INLINE void row() {
+      const idx off = line_offset(to);
+      copy_line(to - off, from - off), copy_line(to - off + kPanel, from - off + kPanel);
+      copy_line(from + back, from + kPanel);
+      from += kSumsRow, to += out_row;
+    }
+  };
+
+  Cursor cursor(const Job& t, int32_t* sums) const {
+    return {sums, g.out + t.i * g.out_row + t.j, g.out_row, t.next - kPanel - sums};
+  }
+
+  void rows(const Job& t, int32_t* sums, idx r, idx end) const {
+    subtract_terms(g, t, sums, r, end);
+    put_rows(t, sums, r, end, g.out + t.i * g.out_row + t.j, g.out_row, g.add);
+  }
+};
+
+struct ToReal {
+  using Job = TileJob;
+  const Gemm& g;
+  const Epilogue& e;
+  const bool plain;
+
+  explicit ToReal(const Gemm& gemm)
+      : g(gemm),
+        e(*g.epilogue),
+        plain(!g.a_zero && !g.w_zero && !e.bias_row && e.residual_type == Residual::none && e.curve == Curve::none) {}
+
+  static bool takes(const Epilogue& e) { return e.type == Written::f32; }
+  bool quick(const Job& t) const { return plain && t.cols == kPair; }
+
+  // Made in registers and shifted to whole lines there: a load across lines just stored would wait for them.
+  struct Cursor {
+    int32_t *from, *to;
+    idx out_row, back;
+    bool begins, ends;
+    const float* a_scale;
+    idx a_step;
+    __m512i bias0, bias1;
+    __m512 w0, w1, real0, real1, low, high;
+
+    QK_INLINE __m512i made(__m512i sums, __m512i bias, __m512 c, __m512 real) const {
+      __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(sums, bias)), c);
+      y = _mm512_add_ps(y, real);
+      return _mm512_castps_si512(_mm512_min_ps(high, _mm512_max_ps(low, y)));
+    }
+
+    QK_INLINE void row() {
+      const __m512 a = _mm512_set1_ps(*a_scale);
+      a_scale += a_step;
+      const __m512i y0 = made(_mm512_loadu_si512(from), bias0, _mm512_mul_ps(a, w0), real0);
+      const __m512i y1 = made(_mm512_loadu_si512(from + kPanel), bias1, _mm512_mul_ps(a, w1), real1);
+      const __m512i before = _mm512_loadu_si512(from - kPanel);
+      const idx off = line_offset(to);
+      const __m512i lanes = _mm512_add_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+                                             _mm512_set1_epi32(int(kPanel - off)));
+      int32_t* const line = to - off;
+      _mm512_mask_storeu_epi32(line, __mmask16(begins ? 0xFFFFu << off : 0xFFFFu),
+                               _mm512_permutex2var_epi32(before, lanes, y0));
+      _mm512_storeu_si512(line + kPanel, _mm512_permutex2var_epi32(y0, lanes, y1));
+      if (ends)
+        _mm512_mask_storeu_epi32(line + 2 * kPanel, __mmask16((1u << off) - 1),
+                                 _mm512_permutex2var_epi32(y1, lanes, y1));
+      else _mm512_storeu_si512(from + back, y1);
+      from += kSumsRow, to += out_row;
+    }
+  };
+
+  Cursor cursor(const Job& t, int32_t* sums) const {
+    using L = Lanes;
+    const L::F none = L::splat(-0.0f);
+    const L::I zero = L::splat(0);
+    const idx j = t.j;
+    return {sums,
+            static_cast<int32_t*>(e.out) + t.i * e.out_row + j,
+            e.out_row,
+            t.next - kPanel - sums,
+            t.begins,
+            t.ends,
+            e.a_scale + t.i * e.a_scale_step,
+            e.a_scale_step,
+            e.bias ? L::load(e.bias + j) : zero,
+            e.bias ? L::load(e.bias + j + kPanel) : zero,
+            L::load(e.w_scale + j),
+            L::load(e.w_scale + j + kPanel),
+            e.float_bias ? L::load(e.float_bias + j) : none,
+            e.float_bias ? L::load(e.float_bias + j + kPanel) : none,
+            L::splat(e.clamps ? e.clamp_low : -__builtin_inff()),
+            L::splat(e.clamps ? e.clamp_high : __builtin_inff())};
+  }
+
+  void rows(const Job& t, int32_t* sums, idx r, idx end) const {
+    subtract_terms(g, t, sums, r, end);
+    real_in_place(e, sums + r * kSumsRow, kSumsRow, t.i + r, end - r, t.j, t.cols);
+    put_rows(t, sums, r, end, static_cast<int32_t*>(e.out) + t.i * e.out_row + t.j, e.out_row, false);
+  }
+};
+
+// Codes of one byte, half to even, quickly; whatever else an epilogue may ask for by finish.h.
+template <class T>
+struct ToCodes {
+  using Job = TileJob;
+  const Gemm& g;
+  const Epilogue& e;
+  const bool plain;
+
+  explicit ToCodes(const Gemm& gemm)
+      : g(gemm),
+        e(*g.epilogue),
+        plain(e.type == (T(-1) < T(0) ? Written::s8 : Written::u8) && e.rounding == kHalfEven && !g.a_zero &&
+              !g.w_zero && !e.bias_row && !e.m_row && e.residual_type == Residual::none) {}
+
+  bool quick(const Job& t) const { return plain && t.cols == kPair; }
+
+  struct Cursor {
+    const int32_t* from;
+    T* to;
+    idx out_row;
+    __m512i bias0, bias1, zero;
+    __m512 m0, m1, low, high;
+
+    QK_INLINE __m128i made(__m512i sums, __m512i bias, __m512 m) const {
+      const __m512 t = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(sums, bias)), m);
+      const __m512i code = _mm512_cvtps_epi32(_mm512_min_ps(_mm512_max_ps(t, low), high));
+      const __m512i y = _mm512_add_epi32(code, zero);  // within the type: neither conversion saturates
+      return T(-1) < T(0) ? _mm512_cvtsepi32_epi8(y) : _mm512_cvtusepi32_epi8(y);
+    }
+
+    QK_INLINE void row() {
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(to), made(_mm512_loadu_si512(from), bias0, m0));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(to + kPanel), made(_mm512_loadu_si512(from + kPanel), bias1, m1));
+      from += kSumsRow, to += out_row;
+    }
+  };
+
+  Cursor cursor(const Job& t, int32_t* sums) const {
+    using L = Lanes;
+    const L::I zero = L::splat(0);
+    const idx j = t.j;
+    return {sums,
+            out_row<T>(e, t.i, j),
+            e.out_row,
+            e.bias ? L::load(e.bias + j) : zero,
+            e.bias ? L::load(e.bias + j + kPanel) : zero,
+            L::splat(e.zero),
+            L::load(e.m + j),
+            L::load(e.m + j + kPanel),
+            L::splat(float(e.low - e.zero)),
+            L::splat(float(e.high - e.zero))};
+  }
+
+  void rows(const Job& t, int32_t* sums, idx r, idx end) const {
+    subtract_terms(g, t, sums, r, end);
+    finish_rows(e, sums + r * kSumsRow, kSumsRow, t.i + r, end - r, t.j, t.cols);
+  }
+};
+
+}  // namespace
+}  // namespace QK_ISA
+}  // namespace qk
