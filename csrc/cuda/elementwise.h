@@ -1,0 +1,193 @@
+// quantize, dequantize, requantize, dynamic_quantize: one pass over memory, 16 elements a thread.
+//
+// Arrays are adjacent, so a thread takes 16 elements of the flat array, whatever the rows are: every access but the last
+// is whole and aligned. Where the 16 share a scale (per tensor, per row, most groups) it is read once.
+// The range kernels hold a row in registers between finding its range and writing its codes: read once, written once.
+#pragma once
+#include "../arithmetic.h"
+#include "epilogue.h"
+#include "launch.h"
+
+namespace qk::cuda {
+
+constexpr int kEach = 16;  // elements of a thread
+
+// ---------------------------------------------------------------- 16 elements to and from memory
+template <int kBytes>
+QK_DEVICE void load_bytes(const void* from, int64_t left_bytes, uint8_t (&to)[kBytes]) {
+  const auto* bytes = static_cast<const uint8_t*>(from);
+  if (left_bytes >= kBytes && (reinterpret_cast<uintptr_t>(bytes) & 15) == 0) {
+    QK_UNROLL
+    for (int i = 0; i < kBytes; i += 16) {
+      const Words4 words = ptx::load(reinterpret_cast<const Words4*>(bytes + i));
+      memcpy(to + i, &words, 16);
+    }
+  } else {
+    QK_UNROLL
+    for (int i = 0; i < kBytes; ++i) to[i] = i < left_bytes ? ptx::load(bytes + i) : uint8_t(0);
+  }
+}
+
+template <int kBytes>
+QK_DEVICE void store_bytes(void* to, int64_t left_bytes, const uint8_t (&from)[kBytes]) {
+  auto* bytes = static_cast<uint8_t*>(to);
+  if (left_bytes >= kBytes && (reinterpret_cast<uintptr_t>(bytes) & 15) == 0) {
+    QK_UNROLL
+    for (int i = 0; i < kBytes; i += 16) {
+      Words4 words;
+      memcpy(&words, from + i, 16);
+      ptx::store(reinterpret_cast<Words4*>(bytes + i), words);
+    }
+  } else {
+    QK_UNROLL
+    for (int i = 0; i < kBytes; ++i)
+      if (i < left_bytes) ptx::store(bytes + i, from[i]);
+  }
+}
+
+QK_DEVICE float bfloat_to_float(uint16_t bits16) {
+  const uint32_t bits = uint32_t(bits16) << 16;
+  float x;
+  memcpy(&x, &bits, 4);
+  return x;
+}
+
+template <Output kType>
+QK_DEVICE void load_floats(const void* from, int64_t at, int64_t left, float (&x)[kEach]) {
+  constexpr int kBytes = kType == kF32 ? 4 : 2;
+  alignas(16) uint8_t raw[kEach * kBytes];
+  load_bytes(static_cast<const uint8_t*>(from) + at * kBytes, left * kBytes, raw);
+  QK_UNROLL
+  for (int i = 0; i < kEach; ++i) {
+    if constexpr (kType == kF32) {
+      memcpy(&x[i], raw + 4 * i, 4);
+    } else {
+      uint16_t half;
+      memcpy(&half, raw + 2 * i, 2);
+      x[i] = kType == kF16 ? half_to_float(half) : bfloat_to_float(half);
+    }
+  }
+}
+
+template <class Code>
+QK_DEVICE void store_codes(void* to, int64_t at, int64_t left, const int32_t (&codes)[kEach]) {
+  alignas(16) uint8_t raw[kEach * sizeof(Code)];
+  QK_UNROLL
+  for (int i = 0; i < kEach; ++i) {
+    const auto code = Code(codes[i]);
+    memcpy(raw + i * sizeof(Code), &code, sizeof(Code));
+  }
+  store_bytes(static_cast<uint8_t*>(to) + at * int64_t(sizeof(Code)), left * int64_t(sizeof(Code)), raw);
+}
+
+// ---------------------------------------------------------------- which scale
+// Walks along the flat array, and knows the place of each element's scale.
+struct Walk {
+  int64_t row, column, inner;
+  QK_DEVICE Walk(int64_t at, int64_t inner_) : row(at / inner_), column(at % inner_), inner(inner_) {}
+  QK_DEVICE int64_t place(const Placement& p) const { return row / p.repeat % p.rows * p.columns + column / p.group; }
+  QK_DEVICE void next() {
+    if (++column == inner) column = 0, ++row;
+  }
+  QK_DEVICE bool together(const Placement& p, int64_t left) const {  // do 16 elements from here have one scale?
+    return column + kEach <= inner && column / p.group == (column + kEach - 1) / p.group && left >= kEach;
+  }
+};
+
+// body(i, place) for the 16 elements from `at` on.
+template <class Body>
+QK_DEVICE void each_place(int64_t at, int64_t inner, int64_t left, const Placement& p, Body body) {
+  Walk walk(at, inner);
+  if (walk.together(p, left)) {
+    const int64_t place = walk.place(p);
+    QK_UNROLL
+    for (int i = 0; i < kEach; ++i) body(i, place);
+  } else {
+    QK_UNROLL
+    for (int i = 0; i < kEach; ++i) {
+      if (i < left) body(i, walk.place(p));
+      walk.next();
+    }
+  }
+}
+
+QK_DEVICE int64_t first_element() { return (int64_t(ptx::block_x()) * 256 + ptx::thread()) * kEach; }
+
+// ---------------------------------------------------------------- A7
+template <Output kType, class Code>
+QK_KERNEL(256, 2)
+quantize_kernel(QK_ARGUMENT QuantizeArgs args) {
+  const int64_t at = first_element(), left = args.rows * args.inner - at;
+  if (left <= 0) return;
+  float x[kEach];
+  int32_t codes[kEach];
+  load_floats<kType>(args.x, at, left, x);
+  each_place(at, args.inner, left, args.place, [&](int i, int64_t place) {
+    const int32_t zero = args.zero ? ptx::load(args.zero + place) : 0;
+    codes[i] = quantize(x[i], ptx::load(args.scale + place), args.low - zero, args.high - zero) + zero;
+  });
+  store_codes<Code>(args.out, at, left, codes);
+}
+
+// ---------------------------------------------------------------- A9
+template <class Code, Output kType>
+QK_KERNEL(256, 2)
+dequantize_kernel(QK_ARGUMENT DequantizeArgs args) {
+  const int64_t at = first_element(), left = args.rows * args.inner - at;
+  if (left <= 0) return;
+  alignas(16) uint8_t raw[kEach * sizeof(Code)];
+  load_bytes(static_cast<const uint8_t*>(args.codes) + at * int64_t(sizeof(Code)), left * int64_t(sizeof(Code)), raw);
+  constexpr int kBytes = kType == kF32 ? 4 : 2;
+  alignas(16) uint8_t out[kEach * kBytes];
+  each_place(at, args.inner, left, args.place, [&](int i, int64_t place) {
+    Code code;
+    memcpy(&code, raw + i * sizeof(Code), sizeof(Code));
+    const float y = dequantize(code, args.zero ? ptx::load(args.zero + place) : 0, ptx::load(args.scale + place));
+    if constexpr (kType == kF32) {
+      memcpy(out + 4 * i, &y, 4);
+    } else {
+      const uint16_t half = kType == kF16 ? float_to_half(y) : float_to_bfloat(y);
+      memcpy(out + 2 * i, &half, 2);
+    }
+  });
+  store_bytes(static_cast<uint8_t*>(args.out) + at * kBytes, left * kBytes, out);
+}
+
+// ---------------------------------------------------------------- A5
+QK_DEVICE int32_t requantized(const RequantizeArgs& args, int64_t place, int32_t acc) {
+  const int32_t zero = args.zero ? ptx::load(args.zero + place) : 0, low = args.low - zero, high = args.high - zero;
+  if (args.bias) acc = add_wrapped(acc, ptx::load(args.bias + place));
+  if (args.rounding == kHalfEven)
+    return round_half_even(acc, ptx::load(static_cast<const float*>(args.m_values) + place), low, high) + zero;
+  if (args.rounding == kHalfAway)
+    return round_half_away(acc, ptx::load(static_cast<const double*>(args.m_values) + place), low, high) + zero;
+  const Fixed m = {ptx::load(static_cast<const int32_t*>(args.m_values) + place), ptx::load(args.e_values + place)};
+  if (args.rounding == kGemmlowp) return round_gemmlowp(acc, m, low, high) + zero;
+  if (args.rounding == kRuy) return round_ruy(acc, m, low, high) + zero;
+  return round_half_up(acc, m, low, high) + zero;
+}
+
+template <class Code>
+QK_KERNEL(256, 2)
+requantize_kernel(QK_ARGUMENT RequantizeArgs args) {
+  const int64_t at = first_element(), left = args.rows * args.inner - at;
+  if (left <= 0) return;
+  alignas(16) uint8_t raw[kEach * 4];
+  load_bytes(args.acc + at, left * 4, raw);
+  int32_t codes[kEach];
+  each_place(at, args.inner, left, args.place, [&](int i, int64_t place) {
+    int32_t acc;
+    memcpy(&acc, raw + 4 * i, 4);
+    codes[i] = requantized(args, place, acc);
+  });
+  store_codes<Code>(args.out, at, left, codes);
+}
+
+inline Shape flat_shape(int64_t elements) {
+  Shape shape;
+  shape.grid_x = int(ceil_to(elements, 256 * kEach));
+  shape.threads = 256;
+  return shape;
+}
+
+}  // namespace qk::cuda
