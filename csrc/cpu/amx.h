@@ -179,7 +179,10 @@ class AmxPipe {
       const auto take = [&](idx rows) QK_INLINE {
         for (left -= rows; rows > 0; --rows) cursor.row();
       };
-      loop<Lower, Two>(a, b, a_step, a_stride, w, w_panel, steps, [&]() QK_INLINE { take(min_of(a_time, left)); });
+      if (ahead && ahead->left > 0)
+        fetching<Lower, Two>(a, b, a_step, a_stride, w, w_panel, steps, [&]() QK_INLINE { take(min_of(a_time, left)); });
+      else
+        loop<Lower, Two>(a, b, a_step, a_stride, w, w_panel, steps, [&]() QK_INLINE { take(min_of(a_time, left)); });
       take(left);
     } else if (drains) {
       const auto take = [&](idx rows) {
@@ -189,16 +192,24 @@ class AmxPipe {
       loop<Lower, Two>(a, b, a_step, a_stride, w, w_panel, steps, [&] { take(min_of(a_time, left)); });
       take(left);
     } else if (ahead && ahead->left > 0) {
-      const uint8_t* next = ahead->next;
-      const idx lines = ahead->a_step;
-      loop<Lower, Two>(a, b, a_step, a_stride, w, w_panel, steps, [&]() QK_INLINE {
-        for (idx i = 0; i < lines; ++i, next += 64) __builtin_prefetch(next, 0, 2);
-      });
-      ahead->left -= lines * (steps - 1), ahead->next = next;
+      fetching<Lower, Two>(a, b, a_step, a_stride, w, w_panel, steps, []() QK_INLINE {});
     } else {
-      loop<Lower, Two>(a, b, a_step, a_stride, w, w_panel, steps, [] {});
+      loop<Lower, Two>(a, b, a_step, a_stride, w, w_panel, steps, []() QK_INLINE {});
     }
     QK_MEMORY_BARRIER();
+  }
+
+  // The same while memory is fetched that will be wanted.
+  template <bool Lower, bool Two, class Between>
+  QK_INLINE void fetching(const uint8_t* a, const uint8_t* b, idx a_step, idx a_stride, const uint8_t* w, idx w_panel,
+                          idx steps, const Between& between) {
+    const uint8_t* next = ahead->next;
+    const idx lines = ahead->a_step;
+    loop<Lower, Two>(a, b, a_step, a_stride, w, w_panel, steps, [&]() QK_INLINE {
+      between();
+      for (idx i = 0; i < lines; ++i, next += 64) __builtin_prefetch(next, 0, 2);
+    });
+    ahead->left -= lines * (steps - 1), ahead->next = next;
   }
 
   // k steps 1 …, with `between` behind each. Everything here must stay in registers.

@@ -58,22 +58,35 @@ struct ToOut {
 
   explicit ToOut(const Gemm& gemm) : g(gemm), plain(!g.a_zero && !g.w_zero && !g.add) {}
 
-  bool quick(const Job& t) const { return plain && !t.begins && !t.ends; }
+  bool quick(const Job&) const { return plain; }
 
-  struct Cursor {  // two whole lines of a row, and what is held back for the next tile's first
+  // Up to three lines of a row: what was held back of the tile before and this tile's columns, less what is held back.
+  struct Cursor {
     int32_t *from, *to;
     idx out_row, back;
+    uint64_t columns, before;  // masks: of this tile's columns; all ones where the tile before has left something
 
     QK_INLINE void row() {
       const idx off = line_offset(to);
-      copy_line(to - off, from - off), copy_line(to - off + kPanel, from - off + kPanel);
-      copy_line(from + back, from + kPanel);
+      const uint64_t lanes = columns << off | (before & ((1u << off) - 1));
+      int32_t* const line = to - off;
+      const int32_t* const sums = from - off;
+      _mm512_mask_storeu_epi32(line, __mmask16(lanes), _mm512_loadu_si512(sums));
+      _mm512_mask_storeu_epi32(line + kPanel, __mmask16(lanes >> kPanel), _mm512_loadu_si512(sums + kPanel));
+      if (back == 0)
+        _mm512_mask_storeu_epi32(line + kPair, __mmask16(lanes >> kPair), _mm512_loadu_si512(sums + kPair));
+      else copy_line(from + back, from + kPanel);
       from += kSumsRow, to += out_row;
     }
   };
 
   Cursor cursor(const Job& t, int32_t* sums) const {
-    return {sums, g.out + t.i * g.out_row + t.j, g.out_row, t.next - kPanel - sums};
+    return {sums,
+            g.out + t.i * g.out_row + t.j,
+            g.out_row,
+            t.ends ? 0 : t.next - kPanel - sums,
+            (uint64_t(1) << t.cols) - 1,
+            t.begins ? 0 : ~uint64_t(0)};
   }
 
   void rows(const Job& t, int32_t* sums, idx r, idx end) const {

@@ -88,6 +88,7 @@ using __m256i = Reg<32>;
 using __m512i = Reg<64>;
 
 [[maybe_unused]] __m128i _mm_loadu_si128(const __m128i* p) { return load<16>(p); }
+[[maybe_unused]] void _mm_storeu_si128(__m128i* p, __m128i x) { memcpy(p, x.bytes, 16); }
 
 [[maybe_unused]] __m256i _mm256_setzero_si256() { return splat<uint32_t, 32>(0); }
 [[maybe_unused]] __m256i _mm256_set1_epi32(int x) { return splat<int, 32>(x); }
