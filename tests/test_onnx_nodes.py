@@ -67,7 +67,9 @@ def dynamic_quantize_linear(x: Any) -> list[tuple]:
 
 def matmul_integer(a: Any, b: Any, a_zero: Any = None, b_zero: Any = None) -> tuple:
     zeros = {"a_zero_point": 0 if a_zero is None else a_zero, "b_zero_point": 0 if b_zero is None else b_zero}
-    return qk.matmul(a, b, **{name: zero if np.ndim(zero) == 0 else zero.reshape(-1) for name, zero in zeros.items()}), ""
+    return qk.matmul(
+        a, b, **{name: zero if np.ndim(zero) == 0 else zero.reshape(-1) for name, zero in zeros.items()}
+    ), ""
 
 
 def qlinear_matmul(a: Any, sa: Any, za: Any, b: Any, sb: Any, zb: Any, sy: Any, zy: Any) -> tuple:
