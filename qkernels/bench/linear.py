@@ -1,4 +1,4 @@
-"""A linear layer of floats, its weights quantized to int8 a column: float in, float out, activations quantized on the way.
+"""A linear layer of floats, its weights quantized to int8 a column: float in, float out, int8 on the way.
 
 Everybody quantizes activations as it likes (ours by row, others by tensor), so results differ; right is what is within
 a few percent of the float product, by root mean square.
@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 import qkernels as qk
-from qkernels.bench.contender import Call, Contender, NumpyFloat32
+from qkernels.bench.contender import Call, Contender, NumpyFloat32, Subject
 from qkernels.bench.peers import _Library, _quickly
 from qkernels.bench.shapes import Gemm, _group
+from qkernels.weight import K_PAD, N_PANEL, padded
 
 F32 = np.float32
 TOLERANCE = 0.03  # int8 weights and activations of normal numbers: 0.01
@@ -125,7 +126,10 @@ class OnnxRuntimeDynamic(_Library):
             "layer",
             [helper.make_tensor_value_info("a", TensorProto.FLOAT, a.shape)],
             [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
-            [numpy_helper.from_array(np.ascontiguousarray(q.codes().T), "b"), numpy_helper.from_array(q.scale, "scale")],
+            [
+                numpy_helper.from_array(np.ascontiguousarray(q.codes().T), "b"),
+                numpy_helper.from_array(q.scale, "scale"),
+            ],
         )
         opsets = [helper.make_opsetid("", 13), helper.make_opsetid("com.microsoft", 1)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
@@ -174,6 +178,13 @@ class OpenVino(_Library):
         return min(ways, key=_quickly)
 
 
-OURS: tuple[Contender, ...] = (Packed(), Plain())
-NUMPY: tuple[Contender, ...] = (_FloatProduct(),)
+def bytes_of(shape: Gemm) -> int:
+    """x, packed weight, its scales, output."""
+    weights = padded(shape.k, K_PAD) * padded(shape.n, N_PANEL)
+    return 4 * shape.m * shape.k + weights + 4 * shape.n + 4 * shape.m * shape.n
+
+
+LINEAR = Subject(
+    (Packed(), Plain()), (_FloatProduct(),), SHAPES, ("1x64x64", "128x768x768"), operands, share_wrong, kernel, bytes_of
+)
 PEERS: tuple[Contender, ...] = (TorchDynamic(), OnnxRuntimeDynamic(), OpenVino())
