@@ -12,7 +12,7 @@ import pytest
 from shapes import INT8_GEMM, Gemm
 
 import qkernels as qk
-from qkernels.bench.contender import NUMPY, OURS, Contender, operands
+from qkernels.bench.contender import GEMM, Contender, operands
 
 pytest.importorskip("pytest_benchmark")
 MAX_OPERATIONS = 1 << 35  # 2048³ and 384×11008×4096 are in, 4096³ takes seconds a call
@@ -30,7 +30,7 @@ def one_thread():
 
 def cases() -> list:
     shapes = [shape for shape in INT8_GEMM if shape.operations <= MAX_OPERATIONS]
-    everybody = (*OURS, *NUMPY)
+    everybody = (*GEMM.ours, *GEMM.numpy)
     return [pytest.param(s, one, id=f"{s.group}-{s.name}-{one.name}") for s in shapes for one in everybody]
 
 

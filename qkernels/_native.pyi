@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy
 import typing
 import typing_extensions
-__all__: list[str] = ['available_cpus', 'cache_bytes', 'dequantize', 'dynamic_quantize', 'elementwise_rows', 'emulated', 'fast', 'fast_linear', 'features', 'forget', 'gemm', 'get_num_threads', 'linear', 'pack', 'packed', 'packed_linear', 'peak', 'quantize', 'read_memory', 'remember', 'remember_linear', 'requantize', 'rows', 'set_num_threads', 'watch']
+__all__: list[str] = ['available_cpus', 'cache_bytes', 'dequantize', 'dynamic_quantize', 'elementwise_rows', 'emulated', 'fast', 'fast_codes', 'fast_linear', 'features', 'forget', 'gemm', 'get_num_threads', 'linear', 'pack', 'packed', 'packed_linear', 'peak', 'quantize', 'read_memory', 'remember', 'remember_linear', 'requantize', 'rows', 'set_num_threads', 'watch']
 def available_cpus() -> int:
     """
     By affinity mask and cgroup quota.
@@ -27,6 +27,10 @@ def elementwise_rows() -> list:
 def fast(*args, **kwargs):
     """
     fast(a, b, out) → the product, or None where Python must decide.
+    """
+def fast_codes(*args, **kwargs):
+    """
+    fast_codes(x, packed, bias, activation, out, scale, zero, out_scale, out_zero) → likewise, of codes.
     """
 def fast_linear(*args, **kwargs):
     """
@@ -80,7 +84,7 @@ def remember(*args, **kwargs):
     """
 def remember_linear(*args, **kwargs):
     """
-    remember_linear(packed, row, m): fast_linear() runs this weight with m rows of floats on this row.
+    remember_linear(packed, row, m, floats): this row runs this weight with m rows of floats, or of its own codes.
     """
 def requantize(row: typing.SupportsInt | typing.SupportsIndex, acc: typing.Any, rounding: typing.SupportsInt | typing.SupportsIndex, m: typing.Any, e: typing.Any, bias: typing.Any, zero: typing.Any, repeat: typing.SupportsInt | typing.SupportsIndex, group: typing.SupportsInt | typing.SupportsIndex, low: typing.SupportsInt | typing.SupportsIndex, high: typing.SupportsInt | typing.SupportsIndex, out: typing.Any, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
     """

@@ -10,7 +10,7 @@ import pytest
 
 from qkernels import __main__
 from qkernels.backends import native
-from qkernels.bench import command, contender, limits, peers, report, roofline, shapes, timing
+from qkernels.bench import command, contender, limits, linear, peers, report, roofline, shapes, timing
 from qkernels.bench.measure import measure
 
 
@@ -166,3 +166,20 @@ def test_roofline(run, tmp_path) -> None:
 
 def test_environment_holds_everybody_to_the_threads() -> None:
     assert command.environment(3)["OMP_NUM_THREADS"] == "3"
+
+
+def test_linear_is_a_subject(capfd) -> None:
+    assert __main__.main(["bench", "--op", "linear", "--quick", "--filter", "2x16x8"]) == 0
+    assert "2x16x8 " in capfd.readouterr().out
+    a, b = linear.operands(1, 20, 64, 8, "")
+    good = linear.Packed().prepare(a, b, 1)()
+    assert linear.share_wrong(good, a, b) == 0 and linear.share_wrong(good * 1.1, a, b) == 1
+    assert linear.share_wrong(good[1:], a, b) == 1
+
+
+@pytest.mark.parametrize("peer", linear.PEERS, ids=lambda peer: peer.name)
+def test_peers_of_linear_are_right(peer) -> None:
+    if peer.available():
+        pytest.skip(f"{peer.name}: {peer.available()}")
+    a, b = linear.operands(1, 20, 64, 32, "")
+    assert linear.share_wrong(peer.prepare(a, b, 1)(), a, b) == 0

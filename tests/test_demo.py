@@ -7,8 +7,8 @@ import pytest
 
 from qkernels import __main__
 from qkernels.backends import reference
+from qkernels.demo import accuracy, product
 from qkernels.demo import network as net
-from qkernels.demo import product
 
 pytest.importorskip("sklearn")
 
@@ -71,3 +71,18 @@ def test_without_scikit_learn_it_says_so(monkeypatch, capsys) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert __main__.main(["demo"]) == 1
     assert "qkernels[demo]" in capsys.readouterr().err
+
+
+def test_accuracy_in_every_way() -> None:
+    training, held_out = accuracy.breast_cancer()
+    model = net.train(training, (32,), 20)
+    found = accuracy.measure(model, training.x, held_out)
+    assert set(found) == set(accuracy.WAYS) and found["float"] > (0.9, 0)
+    for way in accuracy.WAYS[1:]:
+        assert abs(found[way][0] - found["float"][0]) <= 0.015 and 0 < found[way][1] < 0.05
+    assert found["dynamic"][1] < found["per tensor"][1]
+
+
+def test_linear_gives_the_bits_of_the_network_spelled_out(trained) -> None:
+    _, quantized, (x, _) = trained
+    assert np.array_equal(quantized(x), net.by_linear(quantized)(x))

@@ -42,7 +42,7 @@ UPWARD = {
 
 # Extras. `import qkernels` works without each, and does not import it where it is installed.
 OPTIONAL = {
-    "cupy", "matplotlib", "ml_dtypes", "numba", "numba_cuda", "numkong", "onnx", "onnxruntime",
+    "cupy", "matplotlib", "ml_dtypes", "numba", "numba_cuda", "numkong", "onnx", "onnxruntime", "openvino",
     "pandas", "scipy", "sklearn", "tensorflow", "threadpoolctl", "torch", "transformers",
 }  # fmt: skip
 INTEGRATIONS = ("onnx", "torch", "transformers")  # may import their library at the top

@@ -256,6 +256,8 @@ inline int32_t sum_of(const T* codes, idx n) {
   return int32_t(sum);
 }
 
+constexpr idx kRowAhead = 8192;  // elements of a row beside which another fits the L1 or nearly
+
 template <bool Streams>
 inline void symmetric_codes(const float* x, idx n, Symmetric by, bool special, int32_t largest, int8_t* out) {
   if (special) {
@@ -263,7 +265,11 @@ inline void symmetric_codes(const float* x, idx n, Symmetric by, bool special, i
     return;
   }
   const Parameter<true, float> reciprocal(&by.reciprocal);
+  // The row after this one is on its way while this one, which the caches hold, is made codes of: prefetchers stop at
+  // each page, and a row is a page or a few.
+  const float* const ahead = n <= kRowAhead ? x + n : x;
   codes_of<Streams>(n, out, [&](auto at) QK_INLINE {  // within ±Q by lemma 5
+    __builtin_prefetch(ahead + at.j);
     return Lanes::to_int(Lanes::mul(at.get(x), reciprocal.get(at)));
   });
 }

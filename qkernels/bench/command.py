@@ -19,10 +19,12 @@ from typing import Any
 import numpy as np
 
 import qkernels as qk
-from qkernels.bench import limits, peers, report, roofline, shapes
-from qkernels.bench.contender import Contender
+from qkernels.bench import limits, linear, peers, report, roofline, shapes
+from qkernels.bench.contender import GEMM, Contender, Subject
 from qkernels.bench.measure import measure
 from qkernels.config import _cpu_name
+
+SUBJECTS = {"gemm": (GEMM, peers.PEERS), "linear": (linear.LINEAR, linear.PEERS)}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="WORDS",
         help="names, groups, wildcards, sizes of your own: decode,512x*,7x100x33",
     )
+    add("--op", choices=tuple(SUBJECTS), default="gemm", help="a product of integers, or a linear layer of floats")
     add("--quick", action="store_true", help="a few shapes, few rounds")
     add("--threads", type=_positive, default=1, metavar="N", help="of everybody (default 1)")
     add("--types", choices=("s8s8", "u8s8"), default="s8s8", help="of our operands (default s8s8)")
@@ -70,8 +73,9 @@ def environment(threads: int) -> dict[str, str]:
 def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     """arguments: what `options` was parsed from. Returns the exit status."""
     try:
-        chosen = shapes.select(options.filter, options.quick)
-        contenders = peers.chosen(options.peers) if options.peers else []
+        subject, everybody = SUBJECTS[options.op]
+        chosen = shapes.select(options.filter, options.quick, subject.shapes, subject.quick)
+        contenders = peers.chosen(options.peers, everybody) if options.peers else []
         old = report.load(options.compare) if options.compare else None
         if options.roofline and roofline.missing():
             raise ValueError(roofline.missing())
@@ -80,7 +84,7 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
             if any(os.environ.get(name) != value for name, value in wanted.items()):
                 command = [sys.executable, "-m", "qkernels", "bench", *arguments]
                 return subprocess.run(command, env=os.environ | wanted, check=False).returncode
-        new = report.load(options.load) if options.load else _measure(options, chosen, contenders, arguments)
+        new = report.load(options.load) if options.load else _measure(options, subject, chosen, contenders, arguments)
     except (ValueError, OSError, RuntimeError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
@@ -95,8 +99,9 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
 
 
 def _measure(
-    options: argparse.Namespace, chosen: list[shapes.Gemm], contenders: list[Contender], arguments: Sequence[str]
-) -> report.Report:
+    options: argparse.Namespace, subject: Subject, chosen: list[shapes.Gemm], contenders: list[Contender],
+    arguments: Sequence[str],
+) -> report.Report:  # fmt: skip
     load = _load()
     progress = Progress(len(chosen) + 1)
     qk.set_num_threads(options.threads)
@@ -108,7 +113,13 @@ def _measure(
         progress.step(shape.name)
         results.append(
             measure(
-                shape, types=options.types, threads=options.threads, peers=contenders, rounds=rounds, seconds=seconds
+                shape,
+                types=options.types,
+                threads=options.threads,
+                peers=contenders,
+                rounds=rounds,
+                seconds=seconds,
+                subject=subject,
             )
         )
     progress.end()

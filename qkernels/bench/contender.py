@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 import qkernels as qk
+from qkernels.bench.shapes import INT8_GEMM, QUICK, Gemm
+from qkernels.weight import K_PAD, N_PANEL, padded
 
 Call = Callable[[], Any]
 
@@ -65,10 +67,6 @@ class NumpyFloat32:
         return functools.partial(np.matmul, a, b, np.empty((*a.shape[:-1], b.shape[-1]), np.float32))
 
 
-OURS: tuple[Contender, ...] = (Packed(), Plain())
-NUMPY: tuple[Contender, ...] = (NumpyFloat32(),)
-
-
 def operands(batch: int, m: int, k: int, n: int, types: str) -> tuple[np.ndarray, np.ndarray]:
     """The same random bytes for everybody, the full range of the type, −128 included."""
     random = np.random.default_rng(k * 31 + n)
@@ -96,3 +94,31 @@ def share_wrong(result: Any, a: np.ndarray, b: np.ndarray) -> float:
     rows = np.unique(np.linspace(0, m - 1, min(m, max(8, CHECKED_PRODUCTS // row))).astype(int))
     exact = np.matmul(a[..., rows, :].astype(np.float64), b.astype(np.float64))
     return float(np.mean(result[..., rows, :] != exact))
+
+
+def kernel(a: np.ndarray, b: np.ndarray) -> str:
+    """The name of ours."""
+    chosen = qk.explain(qk.matmul, a, b if b.ndim > 2 else qk.pack(b)).kernel
+    return chosen.name if chosen else ""
+
+
+def bytes_of(shape: Gemm) -> int:
+    """a, packed b, output."""
+    weights = shape.k * shape.n if shape.batch > 1 else padded(shape.k, K_PAD) * padded(shape.n, N_PANEL)
+    return shape.batch * (shape.m * shape.k + weights + 4 * shape.m * shape.n)
+
+
+class Subject(NamedTuple):
+    """What is measured: an op's contenders, its operands, and how a result is judged."""
+
+    ours: tuple[Contender, ...]  # "packed" and "plain", in every subject
+    numpy: tuple[Contender, ...]  # "numpy_f32"
+    shapes: tuple[Gemm, ...]
+    quick: tuple[str, ...]
+    operands: Callable[[int, int, int, int, str], tuple[np.ndarray, np.ndarray]]
+    share_wrong: Callable[[Any, np.ndarray, np.ndarray], float]
+    kernel: Callable[[np.ndarray, np.ndarray], str]
+    bytes: Callable[[Gemm], int]
+
+
+GEMM = Subject((Packed(), Plain()), (NumpyFloat32(),), INT8_GEMM, QUICK, operands, share_wrong, kernel, bytes_of)

@@ -10,11 +10,9 @@ from typing import Any
 
 import numpy as np
 
-import qkernels as qk
 from qkernels.bench import limits, timing
-from qkernels.bench.contender import NUMPY, OURS, Call, Contender, operands, share_wrong
+from qkernels.bench.contender import GEMM, Call, Contender, Subject
 from qkernels.bench.shapes import Gemm
-from qkernels.weight import K_PAD, N_PANEL, padded
 
 IDLE_SECONDS = 4e-3  # before a contender, where a library's threads may still spin
 PATIENCE_SECONDS = 3.0  # for one call of a peer: some take a minute for what others do in one
@@ -66,7 +64,7 @@ class Result:
         return self.roof.us / self.us("packed")
 
     def peers(self) -> list[str]:
-        ours = {one.name for one in (*OURS, *NUMPY)}
+        ours = {one.name for one in (*GEMM.ours, *GEMM.numpy)}  # the same names in every subject
         return [name for name in (*self.wrong, *self.absent) if name not in ours]
 
     def best_peer(self) -> str:
@@ -76,15 +74,16 @@ class Result:
 
 
 def measure(
-    shape: Gemm, *, types: str, threads: int, peers: Sequence[Contender] = (), rounds: int = 9, seconds: float = 4.0
-) -> Result:
+    shape: Gemm, *, types: str, threads: int, peers: Sequence[Contender] = (), rounds: int = 9, seconds: float = 4.0,
+    subject: Subject = GEMM,
+) -> Result:  # fmt: skip
     """Time `shape` on every contender that is there and right. Raises RuntimeError if our own result is wrong."""
     calls: dict[str, Call] = {}
     wrong: dict[str, float] = {}
     absent: dict[str, str] = {}
     kernel = ""
-    for one in (*OURS, *NUMPY, *peers):
-        a, b = operands(shape.batch, shape.m, shape.k, shape.n, one.types or types)
+    for one in (*subject.ours, *subject.numpy, *peers):
+        a, b = subject.operands(shape.batch, shape.m, shape.k, shape.n, one.types or types)
         reason = one.available()
         try:
             if not reason and one in peers:
@@ -93,21 +92,22 @@ def measure(
             if call is None:
                 absent[one.name] = reason or "does not take this shape"
                 continue
-            wrong[one.name] = share_wrong(call(), a, b)
+            wrong[one.name] = subject.share_wrong(call(), a, b)
         except Exception as error:  # whatever another library raises is its answer, and the others go on
-            if one in OURS:
+            if one in subject.ours:
                 raise
             absent[one.name] = f"{type(error).__name__}: {error}".splitlines()[0]
             continue
-        if one in OURS:
-            kernel = kernel or _kernel(a, b)
+        if one in subject.ours:
+            kernel = kernel or subject.kernel(a, b)
             if wrong[one.name]:
                 raise RuntimeError(
                     f"bench: {shape.name}: {wrong[one.name]:.2%} of our own elements are wrong ({kernel})"
                 )
         if wrong[one.name] == 0:
             calls[one.name] = call
-    size, roofs = _bytes(shape), _Roofs(shape, kernel, threads)
+    size = subject.bytes(shape)
+    roofs = _Roofs(shape, kernel, threads, size)
     samples = timing.interleave(
         calls, rounds=rounds, seconds=seconds, idle=IDLE_SECONDS if peers or threads > 1 else 0.0, between=roofs.sample
     )
@@ -132,25 +132,15 @@ def _too_slow(peer: Contender, a: np.ndarray, b: np.ndarray, threads: int) -> st
     return f"{TOO_SLOW}: about {seconds:.0f} s a call" if seconds > PATIENCE_SECONDS else ""
 
 
-def _kernel(a: np.ndarray, b: np.ndarray) -> str:
-    chosen = qk.explain(qk.matmul, a, b if b.ndim > 2 else qk.pack(b)).kernel
-    return chosen.name if chosen else ""
-
-
-def _bytes(shape: Gemm) -> int:
-    weights = shape.k * shape.n if shape.batch > 1 else padded(shape.k, K_PAD) * padded(shape.n, N_PANEL)
-    return shape.batch * (shape.m * shape.k + weights + 4 * shape.m * shape.n)
-
-
 class _Roofs:
     """Samples of the two roofs of a shape."""
 
-    def __init__(self, shape: Gemm, kernel: str, threads: int) -> None:
+    def __init__(self, shape: Gemm, kernel: str, threads: int, size: int) -> None:
         here = limits.isas()
         named = [isa for isa in here if kernel.endswith(isa)]
         # A kernel that is not native is measured against the best that native code could do.
         self.isa = max(named, key=len) if named else next(iter(here), "")
-        self.shape, self.threads, self.bytes = shape, threads, _bytes(shape)
+        self.shape, self.threads, self.bytes = shape, threads, size
         self.peaks: list[float] = []
         self.reads: list[float] = []
 

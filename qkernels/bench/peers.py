@@ -3,7 +3,7 @@
 To add one: a class with `name`, `types`, `available()`, `prepare(a, b, threads)` (contender.py), and a line in PEERS.
 Its result is checked before it is timed; one that computes wrong numbers is shown, and is not the best peer.
 
-Why not OpenVINO, LiteRT: their products leave as rescaled codes or floats, not as int32; they belong beside `linear`.
+Why not OpenVINO, LiteRT: their products leave as rescaled codes or floats, not as int32. OpenVINO is beside `linear`.
 """
 
 from __future__ import annotations
@@ -131,14 +131,14 @@ class NumKong(_Library):
 PEERS: tuple[Contender, ...] = (OnnxRuntimeU8(), OnnxRuntimeS8(), TorchIntMm(), NumKong())
 
 
-def chosen(names: str) -> list[Contender]:
-    """The peers that each word between commas begins, or "all". Raises ValueError for a word that begins none."""
+def chosen(names: str, of: tuple[Contender, ...] = PEERS) -> list[Contender]:
+    """Those of the peers that each word between commas begins, or "all". Raises ValueError for one that begins none."""
     if names == "all":
-        return list(PEERS)
+        return list(of)
     found = []
     for word in names.split(","):
-        matching = [peer for peer in PEERS if peer.name.startswith(word.strip())]
+        matching = [peer for peer in of if peer.name.startswith(word.strip())]
         if not matching:
-            raise ValueError(f"bench: no peer begins with {word!r}; there are {', '.join(peer.name for peer in PEERS)}")
+            raise ValueError(f"bench: no peer begins with {word!r}; there are {', '.join(peer.name for peer in of)}")
         found += matching
     return found

@@ -93,14 +93,16 @@ class Int4(NamedTuple):
 INT4_LINEAR: tuple[Int4, ...] = (Int4(4096, 4096, 32, True), Int4(4096, 4096, 128, False))
 
 
-def select(filters: str = "", quick: bool = False) -> list[Gemm]:
-    """The products to measure.
+def select(
+    filters: str = "", quick: bool = False, of: tuple[Gemm, ...] = INT8_GEMM, few: tuple[str, ...] = QUICK
+) -> list[Gemm]:
+    """The products to measure, of those listed; `few`: the names of quick ones.
 
     filters: names or groups, with shell wildcards, between commas: "decode,512x512x512,*x4096x4096". A size that is not
     in the list is measured too: "7x100x33" (m, k, n), "5x7x100x33" (batch, m, k, n).
     Raises ValueError for a filter that finds nothing.
     """
-    listed = [shape for shape in INT8_GEMM if not quick or shape.name in QUICK]
+    listed = [shape for shape in of if not quick or shape.name in few]
     wanted = [word.strip() for word in filters.split(",") if word.strip()]
     if not wanted:
         return listed
@@ -110,7 +112,7 @@ def select(filters: str = "", quick: bool = False) -> list[Gemm]:
         if not found and re.fullmatch(r"[1-9]\d*(x[1-9]\d*){2,3}", word):
             found = list(_group("asked", tuple(map(int, word.split("x")))))
         if not found:
-            groups = ", ".join(dict.fromkeys(s.group for s in INT8_GEMM))
+            groups = ", ".join(dict.fromkeys(s.group for s in of))
             raise ValueError(
                 f"bench: no shape matches {word!r}; wanted a group ({groups}), a name, or sizes such as 7x100x33"
             )

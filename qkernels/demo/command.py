@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 
 import qkernels as qk
+from qkernels.demo import accuracy, product
 from qkernels.demo import network as net
-from qkernels.demo import product
 
 MISSING = (
     "demo: scikit-learn is not installed, which has the images and trains the network: pip install 'qkernels[demo]'"
@@ -21,6 +21,7 @@ MISSING = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fast", action="store_true", help="a smaller network and a smaller product")
+    parser.add_argument("--accuracy", action="store_true", help="only the table of docs/accuracy.md: what int8 costs")
 
 
 def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
@@ -30,6 +31,10 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
         return 1
     from threadpoolctl import threadpool_limits
 
+    if options.accuracy:
+        with threadpool_limits(1):
+            print(accuracy.table(options.fast))
+        return 0
     before = qk.get_num_threads()
     qk.set_num_threads(1)
     try:
@@ -53,19 +58,27 @@ def _digits(fast: bool) -> None:
     print("output, int8 activations with the range of the training images. One thread everywhere.\n")
     quantized = net.quantize_network(model, training.x)
     x, y = held_out
-    logits = {"NumPy float32": model(x), "qkernels int8": quantized(x), "NumPy int32": quantized(x, net.by_numpy_int32)}
-    calls = {"NumPy float32": lambda: model(x), "qkernels int8": lambda: quantized(x)}
+    fused = net.by_linear(quantized)
+    logits = {
+        "NumPy float32": model(x), "qkernels int8, linear": fused(x), "qkernels int8, matmul": quantized(x),
+        "NumPy int32": quantized(x, net.by_numpy_int32),
+    }  # fmt: skip
+    calls = {
+        "NumPy float32": lambda: model(x), "qkernels int8, linear": lambda: fused(x),
+        "qkernels int8, matmul": lambda: quantized(x),
+    }  # fmt: skip
     took = product.side_by_side(dict(calls), rounds=31)
     took["NumPy int32"] = product.milliseconds(lambda: quantized(x, net.by_numpy_int32))
     print(f"{f'all {len(x)} held-out images':34} {'accuracy':>9} {'ms':>8} {'weights, KiB':>13}")
     for name, result in logits.items():
         size = sum(w.nbytes for w in model.weights) // (1 if "float" in name else 4) >> 10
         print(f"{name:34} {net.accuracy(result, y):9.2%} {took[name]:8.2f} {size:13}")
-    same = np.array_equal(logits["qkernels int8"], logits["NumPy int32"])
+    names = "qkernels int8, linear", "qkernels int8, matmul"
+    same = all(np.array_equal(logits[name], logits["NumPy int32"]) for name in names)
     print(
         f"NumPy int32 is the int8 network with its products cast to int32: {'the same bits' if same else 'OTHER BITS'}."
     )
-    print("Rounding between the int8 layers is plain NumPy here, in both, and part of the time.\n")
+    print("linear rounds while it multiplies; beside matmul and int32, plain NumPy rounds between the layers.\n")
     layer = quantized.layers[1]
     codes = np.zeros((len(x), layer.w.shape[0]), np.int8)
     print("Which kernel ran the second layer, and why:")

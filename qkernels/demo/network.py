@@ -108,6 +108,7 @@ def requantize(acc: np.ndarray, m: np.ndarray, zero: int) -> np.ndarray:
 
 class Layer(NamedTuple):
     w: np.ndarray  # (inputs, outputs) int8
+    w_scale: np.ndarray  # float32, one for each output
     packed: qk.PackedMatrix
     bias: np.ndarray  # int32, in units of x_scale · w_scale
     x: Range
@@ -143,6 +144,22 @@ class Int8Network(NamedTuple):
         raise ValueError("an Int8Network needs a last layer, without y")
 
 
+def by_linear(network: Int8Network) -> Callable[[np.ndarray], np.ndarray]:
+    """The same network as a user of `linear` writes it: one call a layer, the same bits."""
+    weights = [qk.QTensor(layer.w.T, layer.w_scale, axis=0) for layer in network.layers]
+
+    def run(x: np.ndarray) -> np.ndarray:
+        first = network.layers[0]
+        codes: Any = qk.quantize(x, first.x.scale, first.x.zero)
+        for layer, weight in zip(network.layers, weights, strict=True):
+            if layer.y is None:
+                return qk.linear(codes, weight, layer.bias)
+            codes = qk.linear(codes, weight, layer.bias, out_scale=layer.y.scale, out_zero_point=layer.y.zero)
+        raise ValueError("an Int8Network needs a last layer, without y")
+
+    return run
+
+
 def quantize_network(network: FloatNetwork, training: np.ndarray) -> Int8Network:
     ranges = [calibrate(values) for values in network.activations(training)[:-1]]
     layers: list[Layer] = []
@@ -152,7 +169,9 @@ def quantize_network(network: FloatNetwork, training: np.ndarray) -> Int8Network
         unit = ranges[i].scale * w_scale
         y: Any = ranges[i + 1] if i + 1 < len(ranges) else None
         m = unit / y.scale if y else None
-        layers.append(Layer(codes, qk.pack(codes), np.rint(bias / unit).astype(np.int32), ranges[i], unit, m, y))
+        layers.append(
+            Layer(codes, w_scale, qk.pack(codes), np.rint(bias / unit).astype(np.int32), ranges[i], unit, m, y)
+        )
     return Int8Network(layers)
 
 

@@ -29,6 +29,7 @@ OP = "linear"
 BYTES = ("int8", "uint8")
 _ZERO = 0
 _FAST: dict[Any, Any] = {None: None, **CLAMPS}
+_CURVE = ()  # no clamp: the short road stands aside
 
 _road = dispatch.LinearRoad(enabled=not verbose.ENABLED)
 _of_floats, _of_codes = _road.of_floats, _road.of_codes
@@ -101,13 +102,12 @@ def linear(
             when the call fails.
     Source  ONNX Runtime QLinearMatMul, MatMulIntegerToFloat; LiteRT fully-connected.
     """
-    if residual is None and out_dtype is None and (activation is None or type(activation) is str):
+    if residual is None and out_dtype is None and compute == "int8" and rounding == "half_even":
         packed = weight if type(weight) is PackedLinear else weight._packed if type(weight) is QTensor else None
-        if packed is not None and packed._handle is not None and activation in _FAST:
-            if compute == "int8" and rounding == "half_even":
-                result = _short(x, packed._handle, bias, _FAST[activation], out_scale, out_zero_point, out)
-                if result is not None:
-                    return result
+        if packed is not None and packed._handle is not None and (activation is None or type(activation) is str):
+            result = _short(x, packed._handle, bias, _FAST.get(activation, _CURVE), out_scale, out_zero_point, out)
+            if result is not None:
+                return result
     call = _check(
         x, weight, bias, activation, residual, out_scale, out_zero_point, out_dtype, rounding, compute, out
     )  # fmt: skip
