@@ -243,6 +243,12 @@ def test_torch_in_torch_out() -> None:
     assert torch.equal(qk.linear(x.bfloat16(), w, out=half), qk.linear(x.bfloat16(), w))
     q = qk.linear(qk.quantize(x), w, out_scale=0.1)
     assert isinstance(q.codes(), torch.Tensor)
+    for odd in (x.transpose(0, 1), x.double(), x.requires_grad_()):  # the short road looks before it takes them
+        assert torch.equal(qk.linear(odd, w).float(), qk.linear(odd.detach().contiguous().float(), w))
+    with pytest.raises(ValueError, match="bias is of integers"):
+        qk.linear(x, w, torch.ones(6, dtype=torch.int32))
+    with pytest.raises(ValueError, match="bias has shape"):
+        qk.linear(x, w, torch.ones(6, dtype=torch.float64)[:5])
 
 
 # ---------------------------------------------------------------- packed weights

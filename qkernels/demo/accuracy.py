@@ -61,9 +61,11 @@ def dynamic(network: net.FloatNetwork) -> Run:
 def measure(network: net.FloatNetwork, training: np.ndarray, held_out: net.Images) -> dict[str, tuple[float, float]]:
     """Way → (accuracy, root mean square error of the logits as a share of the float logits')."""
     runs: dict[str, Run] = {
-        "float": network.__call__, "per tensor": static(network, training, None), "per channel": static(network, training, 0),
+        "float": network.__call__,
+        "per tensor": static(network, training, None),
+        "per channel": static(network, training, 0),
         "dynamic": dynamic(network),
-    }  # fmt: skip
+    }
     logits = {way: np.asarray(run(held_out.x), np.float64) for way, run in runs.items()}
     exact = logits["float"]
     if exact.shape[1] == 1:  # two classes

@@ -9,7 +9,7 @@ import numpy as np
 
 from qkernels import dispatch, verbose
 from qkernels.activations import CLAMPS
-from qkernels.arrays import as_float32, float_name, library_of
+from qkernels.arrays import as_float32, float_name, is_torch, library_of, new_array
 from qkernels.bounds import check_columns, sign_of
 from qkernels.checks import owned
 from qkernels.dtypes import FLOAT_TYPES, bits_of, limits, listed
@@ -124,8 +124,11 @@ def linear(
 def _short(x: Any, handle: Any, bias: Any, activation: Any, out_scale: Any, out_zero: Any, out: Any) -> Any:
     """The result of an ordinary call of a kind that was decided before; else None."""
     if type(x) is not QTensor:
-        plain = out_scale is None and out_zero is _ZERO
-        return _of_floats(x, handle, bias, activation, out) if plain else None
+        if out_scale is not None or out_zero is not _ZERO:
+            return None
+        if type(x) is np.ndarray:
+            return _of_floats(x, handle, bias, activation, out)
+        return _of_tensors(x, handle, bias, activation, out) if is_torch(x) else None
     if x.dtype not in BYTES or type(x._zero) is not int or x._library != "numpy":
         return None
     if type(out_scale) is F32:
@@ -135,6 +138,18 @@ def _short(x: Any, handle: Any, bias: Any, activation: Any, out_scale: Any, out_
         return result
     scale = owned(np.array(out_scale, F32))
     return QTensor._of_codes(result, scale, out_zero, x.dtype, Grain(result.shape), "float32", None, "numpy")
+
+
+def _of_tensors(x: Any, handle: Any, bias: Any, activation: Any, out: Any) -> Any:
+    """Likewise of CPU tensors: their memory is looked at where it lies."""
+    tensors = [v for v in (x, bias, out) if v is not None]
+    if not all(is_torch(v) and v.device.type == "cpu" and v.dtype is x.dtype for v in tensors):
+        return None
+    if float_name(x) != "float32":
+        return None
+    x, bias, views = (v if v is None else v.detach().numpy() for v in (x, bias, out))
+    result = _of_floats(x, handle, bias, activation, views)
+    return result if result is None else out if out is not None else new_array(result, "torch")
 
 
 class _Call(NamedTuple):
