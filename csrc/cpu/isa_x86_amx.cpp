@@ -120,7 +120,7 @@ struct AmxDriver<ASigned, WSigned>::Work {
       for (idx i = m.begin; i < m.end; i += strip) {
         const idx count = min_of(strip, m.end - i);
         flip_ = !flip_;
-        row_terms<ASigned>(g_, i, count, terms(), terms() + kMr);
+        if (g_.a_zero || g_.w_zero) row_terms<ASigned>(g_, i, count, terms(), terms() + kMr);
         for (idx k0 = 0; k0 < g_.k; k0 += b_.kc) {
           const idx k = min_of(b_.kc, g_.k - k0);
           uint8_t* const panel = b_.keep ? packed_ + (i - m.begin) * k_ + k0 * count : packed_;

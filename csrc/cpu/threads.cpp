@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
 #include <atomic>
 #include <condition_variable>
@@ -16,7 +17,8 @@ namespace {
 
 constexpr int kMaxThreads = 256;
 constexpr int kSpins = 2000;              // about 20 µs: longer than the gap between two layers' products
-constexpr size_t kKeepBytes = 16u << 20;  // of scratch, a thread
+constexpr size_t kKeepBytes = 64u << 20;  // of scratch, a thread: a plain 4096×4096 matrix packed on every call fits
+constexpr size_t kHugePage = 2u << 20;
 
 inline void pause_cpu() {
 #if defined(__x86_64__)
@@ -176,9 +178,11 @@ void* thread_scratch(ScratchSlot slot, size_t bytes) {
   Buffers& mine = buffers;
   if (bytes > mine.bytes[slot]) {
     free(mine.data[slot]);
-    const size_t size = (bytes + bytes / 4 + 4095) / 4096 * 4096;
-    mine.data[slot] = aligned_alloc(64, size);
+    const size_t page = bytes >= 2 * kHugePage ? kHugePage : 4096;
+    const size_t size = (bytes + bytes / 4 + page - 1) / page * page;
+    mine.data[slot] = aligned_alloc(page, size);
     mine.bytes[slot] = mine.data[slot] ? size : 0;
+    if (mine.data[slot] && page == kHugePage) madvise(mine.data[slot], size, MADV_HUGEPAGE);  // a hint
   }
   return mine.data[slot];
 }
