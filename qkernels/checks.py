@@ -18,9 +18,9 @@ def scale_values(scale: Any, grain: Grain, op: str, wanted: Any = None) -> tuple
 
     wanted: that type; None: the scale's own where that is float16 or bfloat16, else float32.
     """
-    if isinstance(scale, float | np.float32) and wanted in (None, "float32") and 0 < scale < FLOAT_MAX and not grain.scale_shape:
+    if isinstance(scale, float | np.float32) and 0 < scale <= FLOAT_MAX and wanted in (None, "float32"):
         single = np.asarray(scale, np.float32)  # the common case, 10 µs sooner
-        if single > 0:
+        if single > 0 and not grain.scale_shape:
             return owned(single), "float32"
     kind = float_name(scale)
     if kind in FLOAT_TYPES:
