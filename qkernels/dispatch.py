@@ -22,7 +22,9 @@ from qkernels.backends import (
     numba_elementwise,
     numpy_cpu,
     numpy_elementwise,
+    numpy_network,
     reference,
+    reference_network,
 )
 from qkernels.kernel import Hardware, Kernel, NoKernelError, Problem
 
@@ -34,7 +36,9 @@ KERNELS: tuple[Kernel, ...] = (
     *numba_elementwise.KERNELS,
     *numpy_cpu.KERNELS,
     *numpy_elementwise.KERNELS,
+    *numpy_network.KERNELS,
     *reference.KERNELS,
+    *reference_network.KERNELS,
 )
 
 _pattern: ContextVar[str | None] = ContextVar("qkernels.use", default=None)

@@ -9,6 +9,7 @@
 // error is smaller than the distance.) Other scales are divided by: 10 cycles for 16 lanes where this takes 1½.
 #pragma once
 #include "epilogue.h"
+#include "network.h"
 
 namespace qk {
 namespace QK_ISA {
@@ -402,14 +403,17 @@ void requantize_block(const Elementwise& e, Range rows, Range columns) {
       QK_ELEMENTWISE("requantize", "s32" letters, 4, sizeof(T), requantize_block<T>, nullptr, nullptr)
 #define QK_ELEMENTWISE_DYNAMIC(letters, T) \
   QK_ELEMENTWISE("dynamic_quantize", "f32" letters, 4, 1, dynamic_block<T>, dynamic_extent<T>, dynamic_codes<T>)
-#define QK_ELEMENTWISE_ROWS                                                                 \
-  static const ElementwiseRow elementwise_rows[] = {QK_ELEMENTWISE_OF("s8", int8_t),        \
-                                                    QK_ELEMENTWISE_OF("u8", uint8_t),       \
-                                                    QK_ELEMENTWISE_OF("s16", int16_t),      \
-                                                    QK_ELEMENTWISE_OF("u16", uint16_t),     \
-                                                    QK_ELEMENTWISE_DYNAMIC("s8", int8_t),   \
-                                                    QK_ELEMENTWISE_DYNAMIC("u8", uint8_t)}; \
-  const ElementwiseList elementwise_list = {elementwise_rows, 14};
+#define QK_ELEMENTWISE_ROWS                                                            \
+  static const ElementwiseRow elementwise_rows[] = {                                   \
+      QK_ELEMENTWISE_OF("s8", int8_t),                                                 \
+      QK_ELEMENTWISE_OF("u8", uint8_t),                                                \
+      QK_ELEMENTWISE_OF("s16", int16_t),                                               \
+      QK_ELEMENTWISE_OF("u16", uint16_t),                                              \
+      QK_ELEMENTWISE_DYNAMIC("s8", int8_t),                                            \
+      QK_ELEMENTWISE_DYNAMIC("u8", uint8_t),                                           \
+      QK_NETWORK_ROWS,                                                                 \
+      {"lookup", "u8u8", QK_STR(QK_ISA), 1, 1, 0.35, lookup_block, nullptr, nullptr}}; \
+  const ElementwiseList elementwise_list = {elementwise_rows, 19};
 
 }  // namespace
 }  // namespace QK_ISA
