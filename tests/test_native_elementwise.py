@@ -25,6 +25,7 @@ def test_every_isa_has_every_op_and_type() -> None:
     codes = ("s8", "u8", "s16", "u16")
     wanted = {("quantize", "f32" + c) for c in codes} | {("dequantize", c + "f32") for c in codes}
     wanted |= {("dynamic_quantize", "f32" + c) for c in codes[:2]} | {("requantize", "s32" + c) for c in codes}
+    wanted |= {(op, c * 3) for op in ("add", "mul") for c in codes[:2]} | {("lookup", "u8u8")}
     for isa in {kernel.isa for kernel in NATIVE}:
         assert {(k.op, k.types) for k in NATIVE if k.isa == isa} == wanted
 
