@@ -177,6 +177,41 @@ void requantize_array(int index, const py::handle& acc, int rounding, const py::
   start(row, job, threads);
 }
 
+Elementwise pair_of(const ElementwiseRow& row, const py::handle& a, const py::handle& b, const py::handle& out) {
+  Elementwise job = job_of(row, a, out, 0, 0);
+  const Matrix y = matrix(b, NumpyType(row.types).name, false, "b is not of the row's type and layout");
+  require(y.rows == job.rows && y.columns == job.inner, "b is not of a's shape");
+  job.other = y.data;
+  job.at = {1, 1, 1, job.inner};
+  return job;
+}
+
+void add_arrays(int index, const py::handle& a, const py::handle& b, float a_ratio, float b_ratio, float offset,
+                const py::handle& out, int threads) {
+  const ElementwiseRow& row = row_for(index, "add");
+  Elementwise job = pair_of(row, a, b, out);
+  job.a_factor = a_ratio, job.b_factor = b_ratio, job.offset = offset;
+  start(row, job, threads);
+}
+
+void mul_arrays(int index, const py::handle& a, const py::handle& b, float m, int a_zero, int b_zero, int zero,
+                const py::handle& out, int threads) {
+  const ElementwiseRow& row = row_for(index, "mul");
+  Elementwise job = pair_of(row, a, b, out);
+  job.a_factor = m, job.a_zero = a_zero, job.b_zero = b_zero, job.offset = float(zero);
+  start(row, job, threads);
+}
+
+void lookup_array(int index, const py::handle& x, const py::handle& table, const py::handle& out, int threads) {
+  const ElementwiseRow& row = row_for(index, "lookup");
+  Elementwise job = job_of(row, x, out, 0, 0);
+  const Matrix t = matrix(table, "u1", false, "the table is not uint8");
+  require(t.rows == 1 && t.columns == 256, "the table has not 256 entries");
+  job.table = static_cast<const uint8_t*>(t.data);
+  job.at = {1, 1, 1, job.inner};
+  start(row, job, threads);
+}
+
 }  // namespace
 
 void add_elementwise(PyObject* module) {
@@ -195,6 +230,13 @@ void add_elementwise(PyObject* module) {
         py::arg("e"), py::arg("bias"), py::arg("zero"), py::arg("repeat"), py::arg("group"), py::arg("low"),
         py::arg("high"), py::arg("out"), py::arg("threads"),
         "Kernel.run of one row of requantize; rounding by its place in rounding.py. threads as of gemm.");
+  m.def("add", &add_arrays, py::arg("row"), py::arg("a"), py::arg("b"), py::arg("a_ratio"), py::arg("b_ratio"),
+        py::arg("offset"), py::arg("out"), py::arg("threads"), "Kernel.run of one row of add. threads as of gemm.");
+  m.def("mul", &mul_arrays, py::arg("row"), py::arg("a"), py::arg("b"), py::arg("m"), py::arg("a_zero"),
+        py::arg("b_zero"), py::arg("zero"), py::arg("out"), py::arg("threads"),
+        "Kernel.run of one row of mul. threads as of gemm.");
+  m.def("lookup", &lookup_array, py::arg("row"), py::arg("x"), py::arg("table"), py::arg("out"), py::arg("threads"),
+        "Kernel.run of one row of lookup. threads as of gemm.");
 }
 
 }  // namespace qk

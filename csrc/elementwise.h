@@ -36,7 +36,11 @@ struct Elementwise {
   int32_t low, high;    // codes
   float* found_scale;   // dynamic_quantize, one for each `at.group` elements of a row
   int32_t *found_zero, *sums;
-  bool stream;  // the output is larger than the caches: written past them
+  const void* other;                 // add, mul: the second operand, of the first's type
+  float a_factor, b_factor, offset;  // add: its two ratios and the offset. mul: m, unused, the result's zero point
+  int32_t a_zero, b_zero;            // mul
+  const uint8_t* table;              // lookup: 256 entries
+  bool stream;                       // the output is larger than the caches: written past them
 };
 
 // The range of some elements, non-finite ones left out (A8). amax: −low = high = max |x|.

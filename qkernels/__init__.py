@@ -10,15 +10,21 @@ array([[49152, 49152],
 from qkernels.config import show_config
 from qkernels.dispatch import explain, kernels, use
 from qkernels.kernel import Kernel, NoKernelError
+from qkernels.ops.add import add
 from qkernels.ops.calibrate import calibrate
+from qkernels.ops.concat import concat
 from qkernels.ops.dequantize import dequantize
 from qkernels.ops.dynamic_quantize import dynamic_quantize
 from qkernels.ops.linear import linear, pack_linear
+from qkernels.ops.lookup import clamp, lookup
 from qkernels.ops.matmul import matmul
+from qkernels.ops.mul import mul
 from qkernels.ops.pack import pack
+from qkernels.ops.pools import avg_pool2d, global_avg_pool, max_pool2d
 from qkernels.ops.quantization_error import QuantizationError, quantization_error
 from qkernels.ops.quantize import fake_quantize, quantize
 from qkernels.ops.requantize import requantize
+from qkernels.ops.softmax import softmax
 from qkernels.patch import patch_numpy
 from qkernels.tensor import QTensor
 from qkernels.threads import get_num_threads, register_threadpoolctl, set_num_threads
@@ -33,15 +39,23 @@ __all__ = [
     "PackedMatrix",
     "QTensor",
     "QuantizationError",
+    "add",
+    "avg_pool2d",
     "calibrate",
+    "clamp",
+    "concat",
     "dequantize",
     "dynamic_quantize",
     "explain",
     "fake_quantize",
     "get_num_threads",
+    "global_avg_pool",
     "kernels",
     "linear",
+    "lookup",
     "matmul",
+    "max_pool2d",
+    "mul",
     "pack",
     "pack_linear",
     "patch_numpy",
@@ -51,5 +65,6 @@ __all__ = [
     "requantize",
     "set_num_threads",
     "show_config",
+    "softmax",
     "use",
 ]

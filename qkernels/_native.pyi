@@ -5,7 +5,11 @@ from __future__ import annotations
 import numpy
 import typing
 import typing_extensions
-__all__: list[str] = ['available_cpus', 'cache_bytes', 'dequantize', 'dynamic_quantize', 'elementwise_rows', 'emulated', 'fast', 'fast_codes', 'fast_linear', 'features', 'forget', 'gemm', 'get_num_threads', 'linear', 'pack', 'packed', 'packed_linear', 'peak', 'quantize', 'read_memory', 'remember', 'remember_linear', 'requantize', 'rows', 'set_num_threads', 'watch']
+__all__: list[str] = ['add', 'available_cpus', 'cache_bytes', 'dequantize', 'dynamic_quantize', 'elementwise_rows', 'emulated', 'fast', 'fast_codes', 'fast_linear', 'features', 'forget', 'gemm', 'get_num_threads', 'linear', 'lookup', 'mul', 'pack', 'packed', 'packed_linear', 'peak', 'quantize', 'read_memory', 'remember', 'remember_linear', 'requantize', 'rows', 'set_num_threads', 'watch']
+def add(row: typing.SupportsInt | typing.SupportsIndex, a: typing.Any, b: typing.Any, a_ratio: typing.SupportsFloat | typing.SupportsIndex, b_ratio: typing.SupportsFloat | typing.SupportsIndex, offset: typing.SupportsFloat | typing.SupportsIndex, out: typing.Any, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    Kernel.run of one row of add. threads as of gemm.
+    """
 def available_cpus() -> int:
     """
     By affinity mask and cgroup quota.
@@ -53,6 +57,14 @@ def get_num_threads() -> int:
 def linear(row: typing.SupportsInt | typing.SupportsIndex, a: numpy.ndarray, w: typing.Any, out: numpy.ndarray, epilogue: tuple, threads: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
     """
     Kernel.run of op linear, on one row. threads 0: as many as set and worth waking; else exactly so many.
+    """
+def lookup(row: typing.SupportsInt | typing.SupportsIndex, x: typing.Any, table: typing.Any, out: typing.Any, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    Kernel.run of one row of lookup. threads as of gemm.
+    """
+def mul(row: typing.SupportsInt | typing.SupportsIndex, a: typing.Any, b: typing.Any, m: typing.SupportsFloat | typing.SupportsIndex, a_zero: typing.SupportsInt | typing.SupportsIndex, b_zero: typing.SupportsInt | typing.SupportsIndex, zero: typing.SupportsInt | typing.SupportsIndex, out: typing.Any, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    Kernel.run of one row of mul. threads as of gemm.
     """
 def pack(b: numpy.ndarray, data: numpy.ndarray, sums: numpy.ndarray) -> None:
     """

@@ -63,11 +63,13 @@ def library_of(x: Any) -> str:
 
 def float_name(x: Any) -> str:
     """ "float32", "bfloat16", …: the type of x's elements, or what else it is."""
-    return name_of(x.dtype) if hasattr(x, "dtype") else np.asarray(x).dtype.name
+    return name_of(x.dtype) if hasattr(x, "dtype") else name_of(np.asarray(x).dtype)
 
 
 def as_float32(x: Any, op: str, name: str) -> np.ndarray:
     """x as float32 (A1: float16 and bfloat16 exactly, float64 rounded); it shares x's memory where it can."""
+    if type(x) is np.ndarray and x.dtype == np.float32:
+        return x
     kind = float_name(x)
     if kind not in FLOAT_TYPES:
         raise TypeError(f"{op}: {name} has dtype {kind}, wanted one of {listed(FLOAT_TYPES)}")

@@ -22,7 +22,9 @@ from qkernels.backends import (
     numba_elementwise,
     numpy_cpu,
     numpy_elementwise,
+    numpy_network,
     reference,
+    reference_network,
 )
 from qkernels.kernel import Hardware, Kernel, NoKernelError, Problem
 
@@ -34,7 +36,9 @@ KERNELS: tuple[Kernel, ...] = (
     *numba_elementwise.KERNELS,
     *numpy_cpu.KERNELS,
     *numpy_elementwise.KERNELS,
+    *numpy_network.KERNELS,
     *reference.KERNELS,
+    *reference_network.KERNELS,
 )
 
 _pattern: ContextVar[str | None] = ContextVar("qkernels.use", default=None)
@@ -58,14 +62,16 @@ class Explanation:
     def __str__(self) -> str:
         if self.problem is None:
             return self.note
-        width = max(map(len, (*self.costs, *self.declined)), default=0)
+        of_op = [k for k in KERNELS if k.op == self.problem.op and k.types == self.problem.types]
+        shown = [k for k in of_op if k.name in self.costs or k.name in self.declined]
+        width = max((len(kernel.name) for kernel in shown), default=0)
         lines = [str(self.problem)]
-        for kernel in KERNELS:
+        for kernel in shown:
             name = kernel.name
             mark = ">" if self.kernel is kernel else " "
             if name in self.costs:
                 lines.append(f"{mark} {name:{width}}  cost {self.costs[name]:.4g} µs")
-            elif name in self.declined and kernel.op == self.problem.op and kernel.types == self.problem.types:
+            else:
                 lines.append(f"{mark} {name:{width}}  declines: {self.declined[name]}")
         return "\n".join(lines + ([self.note] if self.note else []))
 

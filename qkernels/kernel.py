@@ -70,6 +70,42 @@ class Multipliers(NamedTuple):
     group: int
 
 
+class Sum(NamedTuple):
+    """What "add" puts codes together with (A14): rint(fma(a, a_ratio, fma(b, b_ratio, offset))), all float32."""
+
+    a_ratio: Any
+    b_ratio: Any
+    offset: Any
+
+
+class Product(NamedTuple):
+    """What "mul" puts codes together with (A14): rint(f32(f32((a − a_zero)·(b − b_zero))·m) + zero)."""
+
+    m: Any  # float32
+    a_zero: int
+    b_zero: int
+    zero: int
+
+
+class Window(NamedTuple):
+    """A pool's window: (rows, columns) each; pads ((top, bottom), (left, right))."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    pads: tuple[tuple[int, int], tuple[int, int]]
+    dilation: tuple[int, int]
+
+
+class Average(NamedTuple):
+    """What "avg_pool" makes of a window (A16)."""
+
+    scale: Any  # float32, of x
+    zero: int
+    out_scale: Any  # float32
+    out_zero: int
+    count_pads: bool  # taps outside of the image count, as 0
+
+
 @dataclass(frozen=True, slots=True)
 class Kernel:
     """One row of the registry: a name, and one sentence about when it is worth running.
@@ -104,6 +140,14 @@ class Kernel:
             with Q = highest; else the u8 rule. An infinite scale is written as it comes: the op refuses it.
         op "requantize"        run(acc, multipliers, limits, out)                                   s32 → codes     (A5)
             limits: those of the type after the user's clamp, which lemma 1 makes one
+
+    run, for the ops between products. Codes are of one type throughout, all of it. Problem as above, of the output.
+
+        op "add", "mul"        run(a, b, by, out)              (n,) each, C contiguous; by a Sum, a Product       (A14)
+        op "lookup"            run(x, table, out)              (n,) uint8 each, whatever they mean; table (256,)  (A15)
+        op "max_pool"          run(x, window, out)             (n, h, w, c), any strides                          (A16)
+        op "avg_pool"          run(x, window, average, out)    likewise                                           (A16)
+        op "softmax"           run(x, table, factor, zero, out)    (rows, n), C contiguous; table (256,) float32  (A17)
     """
 
     name: str

@@ -33,6 +33,8 @@ class Grain(NamedTuple):
     @property
     def scale_shape(self) -> tuple[int, ...]:
         """For each axis in order: its length where kept, the number of groups where grouped, else left out."""
+        if self.group_size is None and not self.axes:
+            return ()
         kinds = [self.kind(axis) for axis in range(len(self.shape))]
         sizes = [self.groups if kind == GROUPED else n for kind, n in zip(kinds, self.shape, strict=True)]
         return tuple(size for kind, size in zip(kinds, sizes, strict=True) if kind != FREE)
@@ -79,6 +81,8 @@ def _one_axis(value: Any, ndim: int, op: str, argument: str, shape: Sequence[int
 
 def grain_of(shape: Sequence[int], axis: Any, group_size: Any, group_axis: Any, op: str) -> Grain:
     """The Grain that a user's axis, group_size and group_axis describe, checked against the shape."""
+    if axis is None and group_size is None:
+        return Grain(tuple(shape))
     shape = tuple(int(n) for n in shape)
     ndim = len(shape)
     given = () if axis is None else axis if isinstance(axis, tuple | list) else (axis,)
@@ -192,6 +196,9 @@ class Block(NamedTuple):
 def blocks(grain: Grain, arrays: Sequence[np.ndarray], values: Sequence[np.ndarray | None]) -> Iterator[Block]:
     """C-contiguous arrays of the grain's shape, and values of its scale's shape, as kernels take them: nearly always
     one block; more where kept axes alternate with others too often for one repeat and one group."""
+    if grain.group_size is None and not grain.axes:  # one scale: the axes do not matter
+        yield Block([array.reshape(1, -1) for array in arrays], [_one(value) for value in values], 1, arrays[0].size)
+        return
     dims = _merged(grain)
     lengths = [length for length, _ in dims]
     size = grain.group_size or 1
@@ -218,6 +225,10 @@ def _walk(dims: list[tuple[int, str]], size: int, arrays: list[np.ndarray], valu
     for i in range(length):
         chosen = values if kind == FREE else [_at(value, i) for value in values]
         yield from _walk(rest, size, [array[i] for array in arrays], chosen)
+
+
+def _one(value: Any) -> Any:
+    return None if value is None else value.reshape(1, 1)
 
 
 def _at(value: Any, i: int) -> Any:

@@ -119,9 +119,8 @@ class QTensor:
         return cls._make(_packed(codes, dtype) if bits_of(dtype) < 8 else owned(codes), *parts)
 
     def _set(self, *parts: Any) -> None:
-        names = ("_data", "_scale", "_zero", "dtype", "_grain", "_scale_dtype", "_factors", "_library")
-        for name, value in zip(names, parts, strict=True):
-            object.__setattr__(self, name, value)
+        for assign, value in zip(_ASSIGN, parts, strict=True):
+            assign(self, value)
         object.__setattr__(self, "_packed", None)
 
     def __setattr__(self, name: str, value: Any) -> NoReturn:
@@ -284,6 +283,13 @@ class QTensor:
         from qkernels.ops.qmatmul import qmatmul
 
         return qmatmul(other, self)
+
+
+# The slots that _set fills, in the order of its arguments; by descriptor, because setattr refuses.
+_ASSIGN = tuple(
+    getattr(QTensor, name).__set__
+    for name in ("_data", "_scale", "_zero", "dtype", "_grain", "_scale_dtype", "_factors", "_library")
+)
 
 
 def _codes(data: Any, dtype: Any) -> tuple[np.ndarray, str]:

@@ -4,14 +4,23 @@ again, an element at a time, so that nothing of the package's own algebra stands
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 
 from qkernels import dispatch
+from qkernels.backends import native, native_elementwise
 from qkernels.hardware import detect
 from qkernels.kernel import Kernel, Problem
 
+try:
+    from qkernels import _emulated
+except ImportError:
+    _emulated = None  # type: ignore[assignment]
+
+THREADS = (1, 2, 7)
 TYPES = ("int8", "uint8", "int4", "uint4", "int2", "uint2", "int16", "uint16")
 F32 = np.float32
 
@@ -43,12 +52,27 @@ LAYOUTS = {
     "experts": Layout(4 * 6, 32, 4 * 3, 4, 2, 8),
     "one element": Layout(1, 1, 1, 1, 1, 1),
     "narrow": Layout(300, 1, 300, 1, 1, 1),
+    "wide columns": Layout(6, 1100, 1, 1100, 1, 1),
 }
 
 
 def runnable(op: str) -> list[Kernel]:
     """The rows of an op that this machine has what they need for; the others are named by the test of them."""
     return [kernel for kernel in dispatch.kernels(op) if not missing(kernel)]
+
+
+def runs(kernel: Kernel, start: int = 0) -> Iterator[Kernel]:
+    """The ways to execute a row, for ever, from number `start`: a compiled one with 1, 2 and 7 threads where this CPU
+    has its instruction set, and once through emulated intrinsics; others as they are. Skips where there is none."""
+    ways = [] if missing(kernel) else [kernel]
+    if kernel.name in native_elementwise.INDEX:
+        at = native_elementwise.INDEX[kernel.name]
+        ways = [native_elementwise.kernels_of(native._native, n)[at] for n in THREADS] if ways else []
+        if _emulated is not None:
+            ways.append(native_elementwise.kernels_of(_emulated, 2)[at])
+    if not ways:
+        pytest.skip(f"{kernel.name}: {missing(kernel)}, and the module of emulated intrinsics is not built")
+    return itertools.islice(itertools.cycle(ways), start % len(ways), None)
 
 
 def missing(kernel: Kernel) -> str:
@@ -119,12 +143,8 @@ def scale_shape(shape: tuple[int, ...], axis: Any = None, group_size: int | None
 
 
 def ml_dtypes_or_skip() -> Any:
-    import pytest
-
     return pytest.importorskip("ml_dtypes", reason="bfloat16 of NumPy is that of ml_dtypes, an extra")
 
 
 def torch_or_skip() -> Any:
-    import pytest
-
     return pytest.importorskip("torch", reason="torch is an extra")

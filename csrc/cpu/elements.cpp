@@ -88,7 +88,7 @@ void run_shared(Context& c) {
 namespace {
 
 struct Joined {
-  const ElementwiseRow* rows[64];
+  const ElementwiseRow* rows[96];
   int count = 0;
   void add(const ElementwiseList& list) {
     for (int i = 0; i < list.count; ++i) rows[count++] = &list.rows[i];

@@ -9,6 +9,7 @@
 // error is smaller than the distance.) Other scales are divided by: 10 cycles for 16 lanes where this takes 1½.
 #pragma once
 #include "epilogue.h"
+#include "network.h"
 
 namespace qk {
 namespace QK_ISA {
@@ -45,6 +46,26 @@ inline void quantize_as(const float* x, idx n, const Quantizer<IsOne>& by, T* ou
   });
 }
 
+// All codes of an 8-bit type, one scale: the lower clamp, NaN and −∞ are what the conversion to integers and the
+// saturating packs make of them anyway, and the zero point is added to 16-bit integers. 5½ instructions a vector where
+// quantize_as has 8: 18 µs for 22 on 1 MiB.
+template <bool Streams, class L, class T>  // L is Lanes: named so that Lanes without an fma need not have its members
+inline void quantize_full(const float* x, idx n, const Quantizer<true>& by, int32_t zero, T* out) {
+  constexpr idx W = L::kWidth;
+  const auto quotient = [&](typename L::F t) QK_INLINE {
+    const typename L::F q0 = L::mul(t, by.reciprocal.value);
+    return L::fma(L::minus_product(q0, by.scale.value, t), by.reciprocal.value, q0);
+  };
+  const auto step = [&](auto at) QK_INLINE {
+    return L::add(L::to_int(quotient(L::min(L::max(at.get(x), by.low.value), by.high.value))), by.zero.value);
+  };
+  const auto code = [&](idx j) QK_INLINE { return L::to_int(quotient(L::min(by.high.value, L::load(x + j)))); };
+  const auto zero16 = L::splat16(zero);
+  codes_of<Streams>(n, out, step, [&](idx j) QK_INLINE {
+    L::template store4_plus<Streams>(out + j, code(j), code(j + W), code(j + 2 * W), code(j + 3 * W), zero16);
+  });
+}
+
 template <bool Streams, class T>
 inline void quantize_run(const float* x, idx n, float scale, int32_t zero, int32_t low, int32_t high, T* out) {
   const bool fast = multiplies(scale);
@@ -52,6 +73,9 @@ inline void quantize_run(const float* x, idx n, float scale, int32_t zero, int32
   const float least = float(low - zero) * unit, most = float(high - zero) * unit;
   using P = Parameter<true, float>;
   const Quantizer<true> by = {P(&scale), P(&reciprocal), P(&least), P(&most), Parameter<true, int32_t>(&zero)};
+  if constexpr (Lanes::kFma && sizeof(T) == 1) {
+    if (fast && high - low == 255) return quantize_full<Streams, Lanes>(x, n, by, zero, out);
+  }
   fast ? quantize_as<true, true, Streams>(x, n, by, out) : quantize_as<false, true, Streams>(x, n, by, out);
 }
 
@@ -379,14 +403,17 @@ void requantize_block(const Elementwise& e, Range rows, Range columns) {
       QK_ELEMENTWISE("requantize", "s32" letters, 4, sizeof(T), requantize_block<T>, nullptr, nullptr)
 #define QK_ELEMENTWISE_DYNAMIC(letters, T) \
   QK_ELEMENTWISE("dynamic_quantize", "f32" letters, 4, 1, dynamic_block<T>, dynamic_extent<T>, dynamic_codes<T>)
-#define QK_ELEMENTWISE_ROWS                                                                 \
-  static const ElementwiseRow elementwise_rows[] = {QK_ELEMENTWISE_OF("s8", int8_t),        \
-                                                    QK_ELEMENTWISE_OF("u8", uint8_t),       \
-                                                    QK_ELEMENTWISE_OF("s16", int16_t),      \
-                                                    QK_ELEMENTWISE_OF("u16", uint16_t),     \
-                                                    QK_ELEMENTWISE_DYNAMIC("s8", int8_t),   \
-                                                    QK_ELEMENTWISE_DYNAMIC("u8", uint8_t)}; \
-  const ElementwiseList elementwise_list = {elementwise_rows, 14};
+#define QK_ELEMENTWISE_ROWS                                                            \
+  static const ElementwiseRow elementwise_rows[] = {                                   \
+      QK_ELEMENTWISE_OF("s8", int8_t),                                                 \
+      QK_ELEMENTWISE_OF("u8", uint8_t),                                                \
+      QK_ELEMENTWISE_OF("s16", int16_t),                                               \
+      QK_ELEMENTWISE_OF("u16", uint16_t),                                              \
+      QK_ELEMENTWISE_DYNAMIC("s8", int8_t),                                            \
+      QK_ELEMENTWISE_DYNAMIC("u8", uint8_t),                                           \
+      QK_NETWORK_ROWS,                                                                 \
+      {"lookup", "u8u8", QK_STR(QK_ISA), 1, 1, 0.35, lookup_block, nullptr, nullptr}}; \
+  const ElementwiseList elementwise_list = {elementwise_rows, 19};
 
 }  // namespace
 }  // namespace QK_ISA

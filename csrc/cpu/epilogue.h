@@ -58,9 +58,10 @@ struct Parameter<false, T> {
   }
 };
 
-// out[j] = step(j) for n elements; with Streams past the caches, from the first address that this takes.
-template <bool Streams, class T, class Step>
-QK_INLINE inline void codes_of(idx n, T* out, const Step& step) {
+// out[j] = step(j) for n elements, four steps at a time by quad(j); with Streams past the caches, from the first address
+// that this takes.
+template <bool Streams, class T, class Step, class Quad>
+QK_INLINE inline void codes_of(idx n, T* out, const Step& step, const Quad& quad) {
   constexpr idx W = Lanes::kWidth;
   const auto rest = [&](idx j, idx stop) QK_INLINE {
     for (; j < stop; j += W) {
@@ -73,10 +74,17 @@ QK_INLINE inline void codes_of(idx n, T* out, const Step& step) {
     j = min_of(idx(-uintptr_t(out) % 64 / sizeof(T)), n);
     rest(0, j);
   }
-  for (; j + 4 * W <= n; j += 4 * W)
+  for (; j + 4 * W <= n; j += 4 * W) quad(j);
+  rest(j, n);
+}
+
+template <bool Streams, class T, class Step>
+QK_INLINE inline void codes_of(idx n, T* out, const Step& step) {
+  constexpr idx W = Lanes::kWidth;
+  codes_of<Streams>(n, out, step, [&](idx j) QK_INLINE {
     Lanes::template store4<Streams>(out + j, step(Whole{j}), step(Whole{j + W}), step(Whole{j + 2 * W}),
                                     step(Whole{j + 3 * W}));
-  rest(j, n);
+  });
 }
 
 // ---------------------------------------------------------------- A5

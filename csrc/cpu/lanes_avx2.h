@@ -95,8 +95,7 @@ struct Lanes {
   static void store4(T* out, I a, I b, I c, I d) {
     if constexpr (sizeof(T) == 1) {
       const I x = _mm256_packs_epi32(a, b), y = _mm256_packs_epi32(c, d);
-      const I bytes = T(-1) < T(0) ? _mm256_packs_epi16(x, y) : _mm256_packus_epi16(x, y);
-      put<Stream>(out, _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
+      put<Stream>(out, in_order(T(-1) < T(0) ? _mm256_packs_epi16(x, y) : _mm256_packus_epi16(x, y)));
     } else {
       const bool is_signed = T(-1) < T(0);
       const I x = is_signed ? _mm256_packs_epi32(a, b) : _mm256_packus_epi32(a, b);
@@ -104,6 +103,13 @@ struct Lanes {
       put<Stream>(out, _mm256_permute4x64_epi64(x, 0xD8));
       put<Stream>(out + 16, _mm256_permute4x64_epi64(y, 0xD8));
     }
+  }
+  static I splat16(int32_t x) { return _mm256_set1_epi16(int16_t(x)); }
+  template <bool Stream, class T>
+  static void store4_plus(T* out, I a, I b, I c, I d, I plus) {
+    const I x = _mm256_adds_epi16(_mm256_packs_epi32(a, b), plus),
+            y = _mm256_adds_epi16(_mm256_packs_epi32(c, d), plus);
+    put<Stream>(out, in_order(T(-1) < T(0) ? _mm256_packs_epi16(x, y) : _mm256_packus_epi16(x, y)));
   }
   template <class T>
   static void store_some(T* p, I x, idx n) {
@@ -113,6 +119,7 @@ struct Lanes {
   }
 
  private:
+  static I in_order(I bytes) { return _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)); }
   template <bool Stream>
   static void put(void* p, I x) {
     if constexpr (Stream) _mm256_stream_si256(static_cast<I*>(p), x);

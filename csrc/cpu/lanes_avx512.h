@@ -12,7 +12,7 @@ namespace {
 
 struct Lanes {
   static constexpr int kWidth = 16;
-  static constexpr bool kFma = true;
+  static constexpr bool kFma = true;  // and to_int gives the least integer for a NaN and for what does not fit
   using F = __m512;
   using I = __m512i;
   struct D {  // the same lanes as float64
@@ -93,9 +93,7 @@ struct Lanes {
   static void store4(T* out, I a, I b, I c, I d) {
     if constexpr (sizeof(T) == 1) {
       const I x = _mm512_packs_epi32(a, b), y = _mm512_packs_epi32(c, d);
-      const I order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-      const I bytes = T(-1) < T(0) ? _mm512_packs_epi16(x, y) : _mm512_packus_epi16(x, y);
-      put<Stream>(out, _mm512_permutexvar_epi32(order, bytes));
+      put<Stream>(out, in_order(T(-1) < T(0) ? _mm512_packs_epi16(x, y) : _mm512_packus_epi16(x, y)));
     } else {
       const I order = _mm512_setr_epi32(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
       const bool is_signed = T(-1) < T(0);
@@ -104,6 +102,14 @@ struct Lanes {
       put<Stream>(out, _mm512_permutexvar_epi32(order, x));
       put<Stream>(out + 32, _mm512_permutexvar_epi32(order, y));
     }
+  }
+  static I splat16(int32_t x) { return _mm512_set1_epi16(int16_t(x)); }
+  // 8-bit codes with a 16-bit number added to all, saturating at every step.
+  template <bool Stream, class T>
+  static void store4_plus(T* out, I a, I b, I c, I d, I plus) {
+    const I x = _mm512_adds_epi16(_mm512_packs_epi32(a, b), plus),
+            y = _mm512_adds_epi16(_mm512_packs_epi32(c, d), plus);
+    put<Stream>(out, in_order(T(-1) < T(0) ? _mm512_packs_epi16(x, y) : _mm512_packus_epi16(x, y)));
   }
   static void store_some(int8_t* p, I x, idx n) { _mm_mask_storeu_epi8(p, first(n), _mm512_cvtsepi32_epi8(x)); }
   static void store_some(uint8_t* p, I x, idx n) {
@@ -115,6 +121,9 @@ struct Lanes {
   }
 
  private:
+  static I in_order(I bytes) {
+    return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), bytes);
+  }
   template <bool Stream>
   static void put(void* p, I x) {
     if constexpr (Stream) _mm512_stream_si512(static_cast<I*>(p), x);

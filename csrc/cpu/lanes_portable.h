@@ -1,6 +1,6 @@
 // Four numbers of 32 bits: Lanes (lanes_avx512.h says what each member does) in vectors of GCC and Clang, for any CPU.
 //
-// No fma, so quotients are divided. Four lanes are an SSE2 or NEON register.
+// No fast fma, so quotients are divided. Four lanes are an SSE2 or NEON register.
 #pragma once
 #include <string.h>
 
@@ -13,7 +13,7 @@ namespace {
 
 struct Lanes {
   static constexpr int kWidth = 4;
-  static constexpr bool kFma = false;
+  static constexpr bool kFma = false;  // there is one, but a quotient is not worth it
   using F = float __attribute__((vector_size(16)));
   using I = int32_t __attribute__((vector_size(16)));
   using U = uint32_t __attribute__((vector_size(16)));
@@ -47,8 +47,11 @@ struct Lanes {
   static F div(F x, F y) { return x / y; }
   static F min(F x, F y) { return x < y ? x : y; }
   static F max(F x, F y) { return x > y ? x : y; }
-  static F fma(F, F, F z) { return z; }            // not asked for: kFma is false
-  static F minus_product(F, F, F z) { return z; }  // likewise
+  static F fma(F x, F y, F z) {  // a call of the C library each: exact, and slow
+    for (int i = 0; i < 4; ++i) x[i] = __builtin_fmaf(x[i], y[i], z[i]);
+    return x;
+  }
+  static F minus_product(F x, F y, F z) { return fma(-x, y, z); }
   static F to_float(I x) { return __builtin_convertvector(x, F); }
   static I to_int(F x) {  // |x| ≤ 2²²: near_even of arithmetic.h
     const F sum = x + splat(12582912.0f);

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from qkernels.kernel import Hardware, Kernel, Multipliers, Problem, Scales
+from qkernels.kernel import Hardware, Kernel, Multipliers, Problem, Product, Scales, Sum
 from qkernels.rounding import ROUNDINGS
 
 try:
@@ -56,8 +56,27 @@ def _requantize(
     native(index, acc, rounding, by.m, by.e, by.bias, by.zero, by.repeat, by.group, *limits, out, threads)
 
 
+def _add(
+    native: Callable[..., None], index: int, threads: int, a: np.ndarray, b: np.ndarray, by: Sum, out: np.ndarray
+) -> None:
+    native(index, a[None], b[None], by.a_ratio, by.b_ratio, by.offset, out[None], threads)
+
+
+def _mul(
+    native: Callable[..., None], index: int, threads: int, a: np.ndarray, b: np.ndarray, by: Product, out: np.ndarray
+) -> None:
+    native(index, a[None], b[None], by.m, by.a_zero, by.b_zero, by.zero, out[None], threads)
+
+
+def _lookup(
+    native: Callable[..., None], index: int, threads: int, x: np.ndarray, table: np.ndarray, out: np.ndarray
+) -> None:
+    native(index, x[None], table[None], out[None], threads)
+
+
 _RUN: dict[str, Callable[..., None]] = {
     "quantize": _quantize, "dequantize": _dequantize, "dynamic_quantize": _dynamic_quantize, "requantize": _requantize,
+    "add": _add, "mul": _mul, "lookup": _lookup,
 }  # fmt: skip
 
 

@@ -190,6 +190,12 @@ QK_OF(__m512i, _mm512_srli_epi64, (__m512i x, int by), map1<uint64_t>(x, [by](ui
 QK_OF(__m256i, _mm256_slli_epi64, (__m256i x, int by), map1<uint64_t>(x, [by](uint64_t v) { return v << by; }))
 QK_OF(__m512i, _mm512_slli_epi64, (__m512i x, int by), map1<uint64_t>(x, [by](uint64_t v) { return v << by; }))
 
+QK_OF(__m256i, _mm256_adds_epi16, (__m256i x, __m256i y),
+      map2<int16_t>(x, y, [](int a, int b) { return saturated<int16_t>(a + b); }))
+QK_OF(__m512i, _mm512_adds_epi16, (__m512i x, __m512i y),
+      map2<int16_t>(x, y, [](int a, int b) { return saturated<int16_t>(a + b); }))
+QK_OF(__m256i, _mm256_set1_epi16, (short x), all<__m256i>(int16_t(x)))
+QK_OF(__m512i, _mm512_set1_epi16, (short x), all<__m512i>(int16_t(x)))
 QK_OF(__m256, _mm256_set1_ps, (float x), all<__m256>(x))
 QK_OF(__m512, _mm512_set1_ps, (float x), all<__m512>(x))
 QK_OF(__m256d, _mm256_set1_pd, (double x), all<__m256d>(x))
