@@ -6,13 +6,14 @@ here imports a library: who passes an array has imported it. Nothing waits for t
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from qkernels.dtypes import name_of
+from qkernels.dtypes import bfloat16, name_of
 
 
 class DeviceArray(NamedTuple):
@@ -128,6 +129,12 @@ def _stream(x: Any, said: dict[str, Any]) -> int:
     return int(said.get("stream") or 0)
 
 
+def _there(x: Any) -> Any:
+    """A context in which x's library makes arrays on x's device."""
+    device = getattr(x, "device", None)
+    return device if hasattr(device, "__enter__") else contextlib.nullcontext()
+
+
 def empty(like: Any, shape: tuple[int, ...], dtype: str) -> Any:
     """A new array of like's library, on its device."""
     if _is_torch(like):
@@ -136,24 +143,23 @@ def empty(like: Any, shape: tuple[int, ...], dtype: str) -> Any:
     library = _library(like)
     if not hasattr(library, "empty"):
         raise TypeError(f"qkernels: {type(like).__name__} has no library to make the result: wanted cupy or torch")
-    if dtype == "bfloat16":
-        from qkernels.dtypes import bfloat16
-
-        return library.empty(shape, bfloat16())
-    return library.empty(shape, dtype)
+    with _there(like):
+        return library.empty(shape, bfloat16() if dtype == "bfloat16" else dtype)
 
 
 def _uploaded(like: Any, values: np.ndarray) -> Any:
     if _is_torch(like):
         return sys.modules["torch"].from_numpy(values.copy()).to(like.device, non_blocking=True)
-    return _library(like).asarray(values)
+    with _there(like):
+        return _library(like).asarray(values)
 
 
 def _full(like: Any, shape: tuple[int, ...], value: Any, dtype: str) -> Any:
     if _is_torch(like):
         torch = sys.modules["torch"]
         return torch.full(shape, np.asarray(value).item(), dtype=getattr(torch, dtype), device=like.device)
-    return _library(like).full(shape, value, dtype)
+    with _there(like):
+        return _library(like).full(shape, value, dtype)
 
 
 def _spread(x: Any, dtype: str, shape: tuple[int, ...]) -> Any:

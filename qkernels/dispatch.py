@@ -169,7 +169,8 @@ def pack_weights(b: Any) -> Any:
     return native.pack(b) if native.KERNELS and b.size else pack_plain(b)
 
 
-lies_well, pack_on_device = cuda.lies_well, cuda.pack  # what ops ask about operands on a GPU
+# What ops ask of the GPU's backend beside a kernel's run: where operands lie, and an epilogue of the op's own.
+lies_well, pack_on_device, fused_on_device = cuda.lies_well, cuda.pack, cuda.run_fused
 
 
 class FastRoad:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_gpu import Array, values
+from gemm_cases import cases, operands
 
 import qkernels as qk
 from qkernels.backends import cuda as backend
@@ -50,6 +51,24 @@ def test_matmul_equals_the_cpu(gpu: Any, shapes: Any, arch: int) -> None:
             packed = qk.pack(gpu.asarray(b))
             assert np.array_equal(values(qk.matmul(gpu.asarray(a), packed)), wanted)
             assert np.array_equal(values(packed.unpack()), b)
+
+
+@pytest.mark.parametrize("isa", ["cuda_sm90a", "cuda_sm80", "cuda_sm75", "cuda_dp4a"])
+def test_conformance(gpu: Any, isa: str) -> None:
+    """Every row of the registry, on cases of the one conformance test."""
+    gpu.pretend(75 if isa == "cuda_sm75" else 90)
+    for kernel in (k for k in qk.kernels("gemm") if k.isa == isa):
+        types = [np.dtype("int8" if letter == "s" else "uint8") for letter in (kernel.types[0], kernel.types[2])]
+        for i, case in enumerate(cases(8, 16, 0)):
+            if (i + len(kernel.name)) % 37 or case.batch:
+                continue
+            x = operands(case, *types)
+            with qk.use(kernel.name):
+                zeros = {"a_zero_point": x.a_zero, "b_zero_point": x.b_zero}
+                given = {name: zero for name, zero in zeros.items() if zero is not None}
+                got = qk.matmul(gpu.lay(x.a), gpu.lay(x.b), **given)
+            wanted = reference.matmul(x.a, x.b, *(0 if z is None else z for z in zeros.values()))
+            assert np.array_equal(values(got), wanted), (kernel.name, case)
 
 
 def test_zero_points(gpu: Any) -> None:
@@ -150,6 +169,38 @@ def test_requantize(gpu: Any, rounding: str) -> None:
     out = gpu.full((30, 41), 0, np.int8)
     assert qk.requantize(gpu.asarray(acc), 0.01, rounding=rounding, out=out) is out
     assert np.array_equal(values(out), qk.requantize(acc, 0.01, rounding=rounding))
+
+
+@pytest.mark.parametrize("arch", [75, 80, 90])
+def test_linear_equals_the_cpu(gpu: Any, arch: int) -> None:
+    """Rows quantized, multiplied, finished: the same bits as on the CPU."""
+    gpu.pretend(arch)
+    rng = np.random.default_rng(7)
+    x = rng.normal(size=(3, 11, 70)).astype(np.float32)
+    bias = rng.normal(size=50).astype(np.float32)
+    for keywords in ({"axis": 0}, {}, {"axis": 0, "symmetric": False, "dtype": "uint8"}, {"axis": 0, "dtype": "int4"}):
+        weight = qk.quantize(rng.normal(size=(50, 70)).astype(np.float32), **keywords)
+        for wishes in (
+            {}, {"bias": bias, "activation": "relu"}, {"bias": bias, "activation": (-1.0, 2.0)},
+            {"out_dtype": "float16"}, {"out_scale": 0.05, "activation": "relu6"},
+            {"out_scale": 0.05, "out_dtype": "uint8", "out_zero_point": 100},
+        ):  # fmt: skip
+            wanted, got = qk.linear(x, weight, **wishes), qk.linear(gpu.asarray(x), weight, **wishes)
+            if isinstance(wanted, qk.QTensor):
+                assert np.array_equal(values(got.codes()), wanted.codes()), (keywords, wishes)
+            else:
+                assert np.array_equal(values(got), wanted) and values(got).dtype == wanted.dtype, (keywords, wishes)
+        half = x.astype(np.float16)
+        got = qk.linear(gpu.asarray(half), qk.pack_linear(weight), gpu.asarray(bias))
+        assert np.array_equal(values(got), qk.linear(half, weight, bias))
+    assert qk.explain(qk.linear, gpu.asarray(x), weight).kernel.device == "cuda"
+    for wishes, said in (
+        ({"activation": "gelu"}, "activation='gelu' on a GPU, wanted relu"), ({"compute": "float32"}, "takes compute="),
+        ({"rounding": "ruy", "out_scale": 1.0}, "takes rounding="), ({"residual": x}, "takes no residual"),
+        ({"out_dtype": "float64"}, "out_dtype='float64' on a GPU"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=said):
+            qk.linear(gpu.asarray(x), weight, **wishes)
 
 
 def test_bad_input(gpu: Any) -> None:

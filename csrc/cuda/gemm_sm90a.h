@@ -186,6 +186,7 @@ gemm_sm90a(QK_ARGUMENT Args90 args) {
   if (ptx::thread() < 128) {
     ptx::give_registers<40>();
     if (ptx::thread() == 0) produce<Tile>(args, shared, full, empty, rank, works);
+    ptx::warp_sync();  // a cluster barrier wants whole warps
   } else {
     ptx::take_registers<232>();
     consume<Tile, kASigned, kWSigned>(args, shared, full, empty, rank, works);

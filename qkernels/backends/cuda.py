@@ -45,7 +45,7 @@ ROWS = (
     Row("16x128", "cuda_sm90a", 128, 1, 90, 90, 500.0),
     Row("128x128", "cuda_sm80", 64, 2, 80, 999, 1400.0),
     Row("16x128", "cuda_sm80", 128, 2, 80, 999, 400.0),
-    Row("128x128", "cuda_sm75", 64, 1, 75, 999, 700.0),
+    Row("128x128", "cuda_sm75", 64, 1, 75, 79, 700.0),
     Row("64x64", "cuda_dp4a", 32, 2, 75, 999, 130.0),
 )
 SMS, CLOCK, BYTES_US, LAUNCH_US = 132, 1.7e3, 3.5e6, 4.0  # a nominal GPU: what costs are estimated for
@@ -97,7 +97,7 @@ def _declines(op: str, problem: Problem, hardware: Hardware, first: int, last: i
         return missing() or "no CUDA device"
     arch = int(hardware.gpu.removeprefix("sm_"))
     if not first <= arch <= last:
-        return f"this GPU is {hardware.gpu}, it needs sm_{first}{'' if last == first else ' or later'}"
+        return f"this GPU is {hardware.gpu}, it needs sm_{first}{' or later' if last == 999 else ''}"
     return ""
 
 
@@ -119,12 +119,14 @@ def _judge(row: Row, problem: Problem, hardware: Hardware) -> float | str:
 
 def rearrange(x: DeviceArray, pointer: int, pitch: int) -> None:
     """(batch, rows, k), any strides → there, with zeros behind k."""
-    args = _cuda.RearrangeArgs()
-    setattr(args, "from", x.pointer)
-    args.batches, args.rows, args.k = x.shape
-    args.batch_step, args.row_step, args.k_step = x.strides
-    args.to, args.pitch = pointer, pitch
-    _cuda.rearrange(args, x.stream, x.device)
+    batch, rows, k = x.shape
+    for first in range(0, batch, BATCHES):
+        args = _cuda.RearrangeArgs()
+        setattr(args, "from", x.pointer + first * x.strides[0])
+        args.batches, args.rows, args.k = min(BATCHES, batch - first), rows, k
+        args.batch_step, args.row_step, args.k_step = x.strides
+        args.to, args.pitch = pointer + first * rows * pitch, pitch
+        _cuda.rearrange(args, x.stream, x.device)
 
 
 def pack(w: DeviceArray, data: DeviceArray) -> None:
@@ -218,6 +220,17 @@ def _run(
             epilogue.w_zero, epilogue.a_sums = w_zero.pointer + 4 * first * n, a_sums.pointer + 4 * first * m
 
     multiply(index, left, right, out, fields)
+
+
+def run_fused(
+    kernel: Kernel, a: DeviceArray, w: DeviceArray, out: DeviceArray, fields: Callable[[Any, int], None]
+) -> None:
+    """A product with the epilogue that fields(epilogue, first batch) fills in, on a kernel of this backend."""
+    if kernel.name not in INDEX:
+        raise RuntimeError(
+            f"linear: {kernel.name} has no epilogue; {missing() or 'use() leaves out the kernels that do'}"
+        )
+    multiply(INDEX[kernel.name], Operand(a), Operand(w), out, fields)
 
 
 # ---------------------------------------------------------------- elementwise
@@ -321,3 +334,4 @@ KERNELS: tuple[Kernel, ...] = (
         for types in all_types
     ),
 )  # fmt: skip
+INDEX = {f"gemm_{types}_{row.tile}_{row.isa}": index for index, row in enumerate(ROWS) for types in TYPES}
