@@ -5,6 +5,7 @@
 #   make test   every test                                               make stubs   qkernels/_native.pyi anew
 #   make bench  this machine's limits and shapes                         make format  rewrite the sources' layout
 #   make sanitize  the tests again under AddressSanitizer and UBSan      make clean
+#   make gpu    builds, checks and measures on a real GPU                make cuda-all  compiles for every GPU
 #
 #   PYTHON=python3.12   JOBS=2   TESTS="tests -k matmul"   BENCH="--filter 1024 --json run.json"   QKERNELS_NATIVE=OFF (no compiled half)
 
@@ -24,7 +25,7 @@ export QKERNELS_NATIVE
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --no-build-isolation --editable
 
-.PHONY: demo test bench bench-pytest peers lint format stubs sanitize clean
+.PHONY: demo test bench bench-pytest peers lint format stubs sanitize clean gpu cuda-all
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -50,12 +51,12 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror $$(find csrc -name '*.cpp' -o -name '*.h')
+	$(BIN)/clang-format --dry-run -Werror $$(find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu')
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $$(find csrc -name '*.cpp' -o -name '*.h')
+	$(BIN)/clang-format -i $$(find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu')
 
 clean:
 	rm -rf $(VENV) $(VENV)-sanitize $(VENV)-peers build .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -101,3 +102,12 @@ $(VENV)/.sanitize: $(VENV)/.made $(SOURCES)
 	  --config-settings=cmake.define.QKERNELS_EMULATE=ON \
 	  --config-settings=cmake.define.QKERNELS_SANITIZE=address,undefined --config-settings=install.strip=false
 	touch $@
+
+# ---------------------------------------------------------------- GPUs
+# On a machine that has one: a CUDA toolkit, g++ and torch are enough. PYTHON is the Python that has torch.
+gpu:
+	$(PYTHON) bench/gpu.py --json gpu.json
+
+# Everywhere nvcc is: every GPU kernel for every architecture through the compile gates.
+cuda-all: $(VENV)/.test
+	QKERNELS_CUDA_GATES=all $(BIN)/python -m pytest -q -n $(JOBS) tests/test_cuda_compile.py

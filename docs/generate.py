@@ -9,7 +9,13 @@ import qkernels
 from qkernels.backends import native
 from qkernels.kernel import Kernel
 
-NEEDS = {"portable": "any CPU", "numpy": "NumPy", "reference": "NumPy", "numba": "Numba"}
+NEEDS = {
+    "portable": "any CPU",
+    "numpy": "NumPy",
+    "reference": "NumPy",
+    "numba": "Numba",
+    "numba_cuda": "NVIDIA GPU, Numba",
+}
 PAGE = pathlib.Path(__file__).with_name("kernels.md")
 HEAD = """# Kernels
 
@@ -24,9 +30,9 @@ that does not decline runs: `qkernels.explain` shows the costs and the reasons.
 
 def _line(kernel: Kernel, rows: dict[str, dict]) -> str:
     row = rows.get(kernel.name)
-    needs = {"portable": "any CPU", "numpy": "NumPy", "reference": "NumPy", "numba": "Numba"}.get(
-        kernel.isa, kernel.isa
-    )
+    needs = NEEDS.get(kernel.isa, kernel.isa)
+    if kernel.isa.startswith("cuda_"):
+        needs = f"NVIDIA GPU, {kernel.isa.removeprefix('cuda_')}"
     return f"| `{kernel.name}` | {needs} | {row['min_m'] if row else 1} | {format(row['gops'], 'g') if row else ''} |\n"
 
 

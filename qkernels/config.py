@@ -9,7 +9,7 @@ import sys
 import numpy as np
 
 from qkernels import dispatch, hardware, threads
-from qkernels.backends import native
+from qkernels.backends import cuda, native
 from qkernels.kernel import Problem
 
 VARIABLES = ("QKERNELS_USE", "QKERNELS_NUM_THREADS", "QKERNELS_VERBOSE")
@@ -53,6 +53,7 @@ def config_text() -> str:
         f"python      {platform.python_version()}, numpy {np.__version__}, {platform.platform()}",
         f"cpu         {_cpu_name()}, {os.cpu_count()} CPUs, caches {_caches()}",
         *_features(),
+        f"gpu         {cuda.describe()}",
         f"threads     {threads.get_num_threads()}",
         *(f"{name}={os.environ[name]}" for name in VARIABLES if name in os.environ),
         "kernels     (asked about a 64×64×64 product)",

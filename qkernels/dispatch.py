@@ -16,9 +16,11 @@ from typing import Any
 
 from qkernels import hardware as _hardware
 from qkernels.backends import (
+    cuda,
     native,
     native_elementwise,
     numba_cpu,
+    numba_cuda,
     numba_elementwise,
     numpy_cpu,
     numpy_elementwise,
@@ -39,6 +41,8 @@ KERNELS: tuple[Kernel, ...] = (
     *numpy_network.KERNELS,
     *reference.KERNELS,
     *reference_network.KERNELS,
+    *cuda.KERNELS,
+    *numba_cuda.KERNELS,
 )
 
 _pattern: ContextVar[str | None] = ContextVar("qkernels.use", default=None)
@@ -98,6 +102,8 @@ def survey(problem: Problem, hardware: Hardware, pattern: str = "*") -> Explanat
             declined[kernel.name] = f"is for {kernel.op} {kernel.types}"
             continue
         verdict = kernel.judge(problem, hardware)
+        if problem.device and not kernel.device:
+            verdict = "computes in host memory"
         if isinstance(verdict, str):
             declined[kernel.name] = verdict
         elif not fnmatch.fnmatchcase(kernel.name, pattern):
@@ -111,6 +117,8 @@ def survey(problem: Problem, hardware: Hardware, pattern: str = "*") -> Explanat
 
 def choose(problem: Problem, hardware: Hardware | None = None, pattern: str | None = None) -> Kernel:
     """The kernel that runs `problem` on `hardware` (default: this machine). Pure; raises NoKernelError."""
+    if hardware is None and problem.device:
+        hardware = _hardware.beside(int(problem.device.removeprefix("cuda:")))
     answer = survey(problem, hardware or _hardware.detect(), pattern or pattern_in_force())
     if answer.kernel is None:
         same = {k.name for k in KERNELS if k.op == problem.op and k.types == problem.types}
@@ -146,7 +154,18 @@ def explain(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Explanation
     problem = problem_of(*args, **kwargs)
     if isinstance(problem, str):
         return Explanation(None, None, {}, {}, problem)
-    return survey(problem, _hardware.detect(), pattern_in_force())
+    here = _hardware.detect()
+    if problem.device:
+        here = _hardware.beside(int(problem.device.removeprefix("cuda:")))
+    answer = survey(problem, here, pattern_in_force())
+    note = getattr(fn, "note_of", _no_note)(*args, **kwargs)
+    if note:
+        return Explanation(problem, answer.kernel, answer.costs, answer.declined, note)
+    return answer
+
+
+def _no_note(*args: Any, **kwargs: Any) -> str:
+    return ""
 
 
 def pack_weights(b: Any) -> Any:
@@ -154,6 +173,10 @@ def pack_weights(b: Any) -> Any:
     from qkernels.weight import pack_plain
 
     return native.pack(b) if native.KERNELS and b.size else pack_plain(b)
+
+
+# What ops ask of the GPU's backend beside a kernel's run: where operands lie, and an epilogue of the op's own.
+lies_well, pack_on_device, fused_on_device = cuda.lies_well, cuda.pack, cuda.run_fused
 
 
 class FastRoad:

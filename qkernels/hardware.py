@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 
-from qkernels.backends import native
+from qkernels.backends import cuda, native
 from qkernels.kernel import Hardware
 
 
@@ -16,3 +16,8 @@ def detect() -> Hardware:
     if importlib.util.find_spec("numba") is not None:
         runs.add("numba")
     return Hardware(cpu=frozenset(runs))
+
+
+def beside(device: int) -> Hardware:
+    """This machine, as it is for arrays on a GPU."""
+    return detect()._replace(gpu=cuda.architecture(device))

@@ -27,16 +27,18 @@ class Problem(NamedTuple):
     n: int
     k: int
     layout: str = ""  # of the weights: "" plain strided array, "n16k4" packed
+    device: str = ""  # where the arrays lie: "" host memory, "cuda:0" a GPU
 
     def __str__(self) -> str:
-        return f"{self.op} {self.types} m={self.m} n={self.n} k={self.k}, layout {self.layout or 'plain'}"
+        place = f", on {self.device}" if self.device else ""
+        return f"{self.op} {self.types} m={self.m} n={self.n} k={self.k}, layout {self.layout or 'plain'}{place}"
 
 
 class Hardware(NamedTuple):
     """What a machine can run: the ISA names of kernels (`x86_avx2`, …; `numba` where installed), the GPU's."""
 
     cpu: frozenset[str]
-    gpu: str = ""
+    gpu: str = ""  # of the GPU that the arrays of a problem lie on: "sm_90"
 
 
 class Scales(NamedTuple):
@@ -158,6 +160,14 @@ class Kernel:
     judge: Callable[[Problem, Hardware], float | str]
     run: Callable[..., None]
     pack: Callable[..., object] | None = None
+
+    @property
+    def device(self) -> str:
+        """Where its arrays lie: as Problem.device, without the number.
+
+        GPU kernels take `device.DeviceArray`s: of a product a (batch, m, k) and w (batch, n, k), any strides, out
+        (batch, m, n) with adjacent columns, zero points (batch, m) and (batch, n), adjacent."""
+        return "cuda" if self.isa.startswith("cuda_") or self.isa == "numba_cuda" else ""
 
     def __repr__(self) -> str:
         return f"<Kernel {self.name}>"

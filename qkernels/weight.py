@@ -80,6 +80,36 @@ class PackedMatrix:
         return f"PackedMatrix(shape={self.shape}, dtype={self.dtype.name}, layout={self.layout!r})"
 
 
+class DeviceMatrix(PackedMatrix):
+    """Weights (k, n) on a GPU as its kernels read them. Made by `qkernels.pack` of an array that lies there.
+
+    data    (n, k padded to 16) of int8 or uint8, of the library whose the weights were
+    layout  "nk16"
+    unpack() gives the (k, n) integers back, a view of the data.
+    """
+
+    __slots__ = ("data",)
+    layout = "nk16"
+
+    def __init__(self, data: Any, shape: tuple[int, ...], dtype: Any):
+        self.data, self.shape, self.dtype = data, shape, np.dtype(dtype)  # type: ignore[assignment]
+        self._handle, self._magnitudes = None, {}
+
+    @property
+    def nbytes(self) -> int:
+        k, n = self.shape
+        return n * padded(k, 16)
+
+    def unpack(self) -> Any:
+        return self.data[:, : self.shape[0]].T
+
+    def magnitude(self, zero_point: int = 0) -> int:
+        raise TypeError("DeviceMatrix: the sums of its magnitudes are on the GPU, and not waited for")
+
+    def __repr__(self) -> str:
+        return f"DeviceMatrix(shape={self.shape}, dtype={self.dtype.name}, layout={self.layout!r})"
+
+
 class PackedLinear(PackedMatrix):
     """Kernel-ready weights (n, k) of a linear layer, or (e, n, k) of experts. Made by `qkernels.pack_linear`.
 

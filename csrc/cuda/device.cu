@@ -27,6 +27,10 @@ int architecture(int device) {
   return 10 * major + minor;
 }
 
-void use_device(int device) { check(cudaSetDevice(device), "choosing the device"); }
+OnDevice::OnDevice(int device) {
+  check(cudaGetDevice(&before), "asking for the device");
+  check(cudaSetDevice(device), "choosing the device");
+}
+OnDevice::~OnDevice() { cudaSetDevice(before); }
 
 }  // namespace qk::cuda

@@ -11,6 +11,14 @@ struct Devices {
 
 Devices devices();
 int architecture(int device);  // 90 for compute capability 9.0
-void use_device(int device);   // that launches of this thread go to
+
+// The device that this thread's launches go to, for as long as it lives.
+struct OnDevice {
+  explicit OnDevice(int device);
+  ~OnDevice();
+  OnDevice(const OnDevice&) = delete;
+  OnDevice& operator=(const OnDevice&) = delete;
+  int before = 0;
+};
 
 }  // namespace qk::cuda

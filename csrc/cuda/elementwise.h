@@ -45,13 +45,6 @@ QK_DEVICE void store_bytes(void* to, int64_t left_bytes, const uint8_t (&from)[k
   }
 }
 
-QK_DEVICE float bfloat_to_float(uint16_t bits16) {
-  const uint32_t bits = uint32_t(bits16) << 16;
-  float x;
-  memcpy(&x, &bits, 4);
-  return x;
-}
-
 template <Output kType>
 QK_DEVICE void load_floats(const void* from, int64_t at, int64_t left, float (&x)[kEach]) {
   constexpr int kBytes = kType == kF32 ? 4 : 2;
@@ -84,7 +77,10 @@ QK_DEVICE void store_codes(void* to, int64_t at, int64_t left, const int32_t (&c
 // Walks along the flat array, and knows the place of each element's scale.
 struct Walk {
   int64_t row, column, inner;
-  QK_DEVICE Walk(int64_t at, int64_t inner_) : row(at / inner_), column(at % inner_), inner(inner_) {}
+  QK_DEVICE Walk(int64_t at, int64_t inner_) : inner(inner_) {
+    row = at >> 32 || inner >> 32 ? at / inner : int64_t(uint32_t(at) / uint32_t(inner));  // 64 bits: a hundred times
+    column = at - row * inner;
+  }
   QK_DEVICE int64_t place(const Placement& p) const { return row / p.repeat % p.rows * p.columns + column / p.group; }
   QK_DEVICE void next() {
     if (++column == inner) column = 0, ++row;

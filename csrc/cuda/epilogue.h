@@ -32,47 +32,7 @@ struct Staging {
   }
 };
 
-// ---------------------------------------------------------------- four columns of a vector
-template <class T>
-QK_DEVICE void columns4(const T* from, int64_t j, int64_t n, T (&to)[4]) {
-  static_assert(sizeof(T) == 4, "a word each");
-  if (j + 4 <= n && (reinterpret_cast<uintptr_t>(from + j) & 15) == 0) {
-    const Words4 words = ptx::load(reinterpret_cast<const Words4*>(from + j));
-    memcpy(to, &words, 16);
-  } else {
-    QK_UNROLL
-    for (int v = 0; v < 4; ++v) to[v] = j + v < n ? ptx::load(from + j + v) : T(0);
-  }
-}
-
-// The terms of A2 that a kernel leaves out, mod 2³².
-template <int kV>
-QK_DEVICE void correct(const Epilogue& e, int64_t batch, int64_t i, int64_t j, int32_t (&acc)[kV]) {
-  const int64_t row = batch * e.m + i, column = batch * e.column_batch;
-  const uint32_t a_zero = e.a_zero ? uint32_t(ptx::load(e.a_zero + row)) : 0u;
-  const uint32_t a_sum = e.w_zero ? uint32_t(ptx::load(e.a_sums + row)) - uint32_t(e.k) * a_zero : 0u;
-  QK_UNROLL
-  for (int v = 0; v < kV; v += 4) {
-    int32_t words[4];
-    if (e.a_zero) {
-      columns4(e.w_sums + column, j + v, e.n, words);
-      QK_UNROLL
-      for (int u = 0; u < 4; ++u) acc[v + u] = int32_t(uint32_t(acc[v + u]) - a_zero * uint32_t(words[u]));
-    }
-    if (e.w_zero) {
-      columns4(e.w_zero + column, j + v, e.n, words);
-      QK_UNROLL
-      for (int u = 0; u < 4; ++u) acc[v + u] = int32_t(uint32_t(acc[v + u]) - a_sum * uint32_t(words[u]));
-    }
-    if (e.bias) {
-      columns4(e.bias + row * e.bias_row, j + v, e.n, words);
-      QK_UNROLL
-      for (int u = 0; u < 4; ++u) acc[v + u] = add_wrapped(acc[v + u], words[u]);
-    }
-  }
-}
-
-// ---------------------------------------------------------------- A6: floats
+// ---------------------------------------------------------------- A1: half precision
 QK_DEVICE float half_to_float(uint16_t h) {
   const uint32_t sign = uint32_t(h & 0x8000u) << 16, exponent = h >> 10 & 31, fraction = h & 0x3FFu;
   float x;
@@ -110,62 +70,63 @@ QK_DEVICE uint16_t float_to_bfloat(float x) {
   return uint16_t((bits + 0x7FFFu + (bits >> 16 & 1)) >> 16);
 }
 
+QK_DEVICE float bfloat_to_float(uint16_t bits16) {
+  const uint32_t bits = uint32_t(bits16) << 16;
+  float x;
+  memcpy(&x, &bits, 4);
+  return x;
+}
+
+// ---------------------------------------------------------------- one element, whatever is asked of it
+QK_DEVICE int32_t corrected(const Epilogue& e, int64_t batch, int64_t i, int64_t j, int32_t sum) {
+  const int64_t row = batch * e.m + i, column = batch * e.column_batch + j;
+  auto acc = uint32_t(sum);
+  const uint32_t a_zero = e.a_zero ? uint32_t(ptx::load(e.a_zero + row)) : 0u;
+  if (e.a_zero) acc -= a_zero * uint32_t(ptx::load(e.w_sums + column));
+  if (e.w_zero)
+    acc -= (uint32_t(ptx::load(e.a_sums + row)) - uint32_t(e.k) * a_zero) * uint32_t(ptx::load(e.w_zero + column));
+  if (e.bias) acc += uint32_t(ptx::load(e.bias + row * e.bias_row + j));
+  return int32_t(acc);
+}
+
 QK_DEVICE float residual_at(const Epilogue& e, int64_t at) {
+  float r;
   switch (e.residual_type) {
     case kF32:
       return ptx::load(static_cast<const float*>(e.residual) + at);
     case kF16:
       return half_to_float(ptx::load(static_cast<const uint16_t*>(e.residual) + at));
-    case kBf16: {
-      const uint32_t bits = uint32_t(ptx::load(static_cast<const uint16_t*>(e.residual) + at)) << 16;
-      float x;
-      memcpy(&x, &bits, 4);
-      return x;
-    }
+    case kBf16:
+      return bfloat_to_float(ptx::load(static_cast<const uint16_t*>(e.residual) + at));
     case kS8:
-      return float(int32_t(ptx::load(static_cast<const int8_t*>(e.residual) + at)) - e.residual_zero);
+      r = float(int32_t(ptx::load(static_cast<const int8_t*>(e.residual) + at)) - e.residual_zero);
+      break;
     default:
-      return float(int32_t(ptx::load(static_cast<const uint8_t*>(e.residual) + at)) - e.residual_zero);
+      r = float(int32_t(ptx::load(static_cast<const uint8_t*>(e.residual) + at)) - e.residual_zero);
   }
+  return r * e.residual_scale;
 }
 
-template <int kV>
-QK_DEVICE void to_floats(const Epilogue& e, int64_t batch, int64_t i, int64_t j, const int32_t (&acc)[kV],
-                         float (&y)[kV]) {
-  const float a_scale = ptx::load(e.a_scale + (batch * e.m + i) * e.a_scale_step);
-  const float one_scale = e.w_scale_step ? 0.0f : ptx::load(e.w_scale);
-  QK_UNROLL
-  for (int v = 0; v < kV; v += 4) {
-    float scale[4] = {one_scale, one_scale, one_scale, one_scale}, bias[4];
-    if (e.w_scale_step) columns4(e.w_scale, j + v, e.n, scale);
-    if (e.float_bias) columns4(e.float_bias, j + v, e.n, bias);
-    QK_UNROLL
-    for (int u = 0; u < 4; ++u) {
-      const float c = a_scale * scale[u];
-      float one = float(acc[v + u]) * c;
-      if (e.float_bias) one = one + bias[u];
-      if (e.residual && j + v + u < e.n) {
-        const float r = residual_at(e, (batch * e.m + i) * e.n + j + v + u);
-        one = one + (e.residual_type >= kS8 ? r * e.residual_scale : r);
-      }
-      y[v + u] = e.clamps ? clamp_float(one, e.clamp_low, e.clamp_high) : one;
-    }
-  }
+QK_DEVICE float to_float(const Epilogue& e, int64_t batch, int64_t i, int64_t j, int32_t acc) {  // A6
+  const int64_t row = batch * e.m + i;
+  const float c = ptx::load(e.a_scale + row * e.a_scale_step) * ptx::load(e.w_scale + j * e.w_scale_step);
+  float y = float(acc) * c;
+  if (e.float_bias) y = y + ptx::load(e.float_bias + j);
+  if (e.residual) y = y + residual_at(e, row * e.n + j);
+  return e.clamps ? clamp_float(y, e.clamp_low, e.clamp_high) : y;
 }
 
-// ---------------------------------------------------------------- A5, A6: codes
-QK_DEVICE int32_t to_code(const Epilogue& e, int64_t batch, int64_t i, int64_t j, int32_t acc, float a_scale) {
+QK_DEVICE int32_t to_code(const Epilogue& e, int64_t batch, int64_t i, int64_t j, int32_t acc) {  // A5, A6
   const int32_t low = e.low - e.y_zero, high = e.high - e.y_zero;
+  const int64_t row = batch * e.m + i, at = row * e.m_row + j * e.m_column;
   if (e.rounding == kHalfEven) {
-    const float m =
-        e.m_values ? ptx::load(static_cast<const float*>(e.m_values) + (batch * e.m + i) * e.m_row + j * e.m_column)
-                   : multiplier(a_scale, ptx::load(e.w_scale + j * e.w_scale_step), e.y_scale);
+    const float m = e.m_values ? ptx::load(static_cast<const float*>(e.m_values) + at)
+                               : multiplier(ptx::load(e.a_scale + row * e.a_scale_step),
+                                            ptx::load(e.w_scale + j * e.w_scale_step), e.y_scale);
     if (!e.residual) return round_half_even(acc, m, low, high) + e.y_zero;
-    const float u = residual_at(e, (batch * e.m + i) * e.n + j) * e.residual_scale;
-    const float t = float(acc) * m;
+    const float t = float(acc) * m, u = residual_at(e, row * e.n + j);
     return near_even(clamp_or_low(t + u, float(low), float(high))) + e.y_zero;
   }
-  const int64_t at = (batch * e.m + i) * e.m_row + j * e.m_column;
   if (e.rounding == kHalfAway)
     return round_half_away(acc, ptx::load(static_cast<const double*>(e.m_values) + at), low, high) + e.y_zero;
   const Fixed m = {ptx::load(static_cast<const int32_t*>(e.m_values) + at), ptx::load(e.e_values + at)};
@@ -174,34 +135,126 @@ QK_DEVICE int32_t to_code(const Epilogue& e, int64_t batch, int64_t i, int64_t j
   return round_half_up(acc, m, low, high) + e.y_zero;
 }
 
+QK_DEVICE void finish_one(const Epilogue& e, int64_t batch, int64_t i, int64_t j, int32_t sum) {
+  const int64_t at = batch * e.out_batch + i * e.out_row + j;
+  if (e.output == kPartial) return ptx::red_add(static_cast<int32_t*>(e.out) + at, sum);
+  const int32_t acc = corrected(e, batch, i, j, sum);
+  if (e.output == kS32) return ptx::store(static_cast<int32_t*>(e.out) + at, acc);
+  if (e.output >= kS8) return ptx::store(static_cast<uint8_t*>(e.out) + at, uint8_t(to_code(e, batch, i, j, acc)));
+  const float y = to_float(e, batch, i, j, acc);
+  if (e.output == kF32) return ptx::store(static_cast<float*>(e.out) + at, y);
+  ptx::store(static_cast<uint16_t*>(e.out) + at, e.output == kF16 ? float_to_half(y) : float_to_bfloat(y));
+}
+
 // ---------------------------------------------------------------- kV adjacent columns of a row, 16 bytes of output
-template <int kV, class T>
-QK_DEVICE void store_row(T* to, const T (&values)[kV], int64_t left) {
-  if (left >= kV && (reinterpret_cast<uintptr_t>(to) & 15) == 0) {
-    Words4 words;
-    static_assert(sizeof(values) == 16, "one access");
-    memcpy(&words, values, 16);
-    ptx::store(reinterpret_cast<Words4*>(to), words);
-  } else {
-    QK_UNROLL
-    for (int v = 0; v < kV; ++v)
-      if (v < left) ptx::store(to + v, values[v]);
+// The usual wishes only, where every vector is aligned; the rest goes element by element, in a loop. Written out for
+// every rounding and every edge this was 32 000 instructions in the largest kernel, of an instruction cache of 8 000.
+QK_DEVICE bool aligned16(const void* address) { return (reinterpret_cast<uintptr_t>(address) & 15) == 0; }
+
+QK_DEVICE bool in_vectors(const Epilogue& e) {
+  const int item = e.output >= kS8 ? 1 : e.output == kF16 || e.output == kBf16 ? 2 : 4;
+  const bool out = aligned16(e.out) && e.out_row * item % 16 == 0 && e.out_batch * item % 16 == 0;
+  const bool columns = aligned16(e.w_sums) && aligned16(e.w_zero) && aligned16(e.bias) && aligned16(e.w_scale) &&
+                       aligned16(e.float_bias) && e.column_batch % 4 == 0 && e.bias_row % 4 == 0;
+  const bool residual =
+      !e.residual || (e.residual_type == kF32 && aligned16(e.residual) && e.n % 4 == 0 && e.output < kS8);
+  const bool codes =
+      e.output < kS8 ||
+      (e.rounding == kHalfEven && (!e.m_values || (aligned16(e.m_values) && e.m_row % 4 == 0 && e.m_column == 1)));
+  return e.output != kPartial && out && columns && residual && codes;
+}
+
+template <class T>
+QK_DEVICE void columns4(const T* from, T (&to)[4]) {
+  static_assert(sizeof(T) == 4, "a word each");
+  const Words4 words = ptx::load(reinterpret_cast<const Words4*>(from));
+  memcpy(to, &words, 16);
+}
+
+template <int kV>
+QK_DEVICE void correct(const Epilogue& e, int64_t batch, int64_t i, int64_t j, int32_t (&acc)[kV]) {
+  const int64_t row = batch * e.m + i, column = batch * e.column_batch + j;
+  const uint32_t a_zero = e.a_zero ? uint32_t(ptx::load(e.a_zero + row)) : 0u;
+  const uint32_t a_sum = e.w_zero ? uint32_t(ptx::load(e.a_sums + row)) - uint32_t(e.k) * a_zero : 0u;
+  QK_UNROLL
+  for (int v = 0; v < kV; v += 4) {
+    int32_t words[4];
+    if (e.a_zero) {
+      columns4(e.w_sums + column + v, words);
+      QK_UNROLL
+      for (int u = 0; u < 4; ++u) acc[v + u] = int32_t(uint32_t(acc[v + u]) - a_zero * uint32_t(words[u]));
+    }
+    if (e.w_zero) {
+      columns4(e.w_zero + column + v, words);
+      QK_UNROLL
+      for (int u = 0; u < 4; ++u) acc[v + u] = int32_t(uint32_t(acc[v + u]) - a_sum * uint32_t(words[u]));
+    }
+    if (e.bias) {
+      columns4(e.bias + row * e.bias_row + j + v, words);
+      QK_UNROLL
+      for (int u = 0; u < 4; ++u) acc[v + u] = add_wrapped(acc[v + u], words[u]);
+    }
   }
+}
+
+// f32(sa·sw) of each column; over y_scale, the multiplier of A4.
+QK_DEVICE void scales4(const Epilogue& e, float a_scale, int64_t j, float (&c)[4]) {
+  if (e.w_scale_step) {
+    columns4(e.w_scale + j, c);
+  } else {
+    c[0] = c[1] = c[2] = c[3] = ptx::load(e.w_scale);
+  }
+  QK_UNROLL
+  for (int u = 0; u < 4; ++u) c[u] = a_scale * c[u];
+}
+
+QK_DEVICE float a_scale_of(const Epilogue& e, int64_t row) {
+  return e.a_scale ? ptx::load(e.a_scale + row * e.a_scale_step) : 0.0f;
+}
+
+template <int kV>
+QK_DEVICE void to_floats(const Epilogue& e, int64_t batch, int64_t i, int64_t j, const int32_t (&acc)[kV],
+                         float (&y)[kV]) {
+  const int64_t row = batch * e.m + i;
+  const float a_scale = a_scale_of(e, row);
+  QK_UNROLL
+  for (int v = 0; v < kV; v += 4) {
+    float c[4], more[4];
+    scales4(e, a_scale, j + v, c);
+    QK_UNROLL
+    for (int u = 0; u < 4; ++u) y[v + u] = float(acc[v + u]) * c[u];
+    if (e.float_bias) {
+      columns4(e.float_bias + j + v, more);
+      QK_UNROLL
+      for (int u = 0; u < 4; ++u) y[v + u] = y[v + u] + more[u];
+    }
+    if (e.residual) {
+      columns4(static_cast<const float*>(e.residual) + row * e.n + j + v, more);
+      QK_UNROLL
+      for (int u = 0; u < 4; ++u) y[v + u] = y[v + u] + more[u];
+    }
+    if (e.clamps) {
+      QK_UNROLL
+      for (int u = 0; u < 4; ++u) y[v + u] = clamp_float(y[v + u], e.clamp_low, e.clamp_high);
+    }
+  }
+}
+
+template <class T, int kV>
+QK_DEVICE void store_vector(const Epilogue& e, int64_t at, const T (&values)[kV]) {
+  static_assert(sizeof(values) == 16, "one access");
+  Words4 words;
+  memcpy(&words, values, 16);
+  ptx::store(reinterpret_cast<Words4*>(static_cast<T*>(e.out) + at), words);
 }
 
 QK_DEVICE void finish(const Epilogue& e, int64_t batch, int64_t i, int64_t j, int32_t (&acc)[4]) {
   const int64_t at = batch * e.out_batch + i * e.out_row + j;
-  if (e.output == kPartial) {
-    QK_UNROLL
-    for (int v = 0; v < 4; ++v)
-      if (j + v < e.n) ptx::red_add(static_cast<int32_t*>(e.out) + at + v, acc[v]);
-    return;
-  }
   correct(e, batch, i, j, acc);
-  if (e.output == kS32) return store_row(static_cast<int32_t*>(e.out) + at, acc, e.n - j);
+  if (e.output == kS32) return store_vector(e, at, acc);
   float y[4];
   to_floats(e, batch, i, j, acc, y);
-  store_row(static_cast<float*>(e.out) + at, y, e.n - j);
+  store_vector(e, at, y);
 }
 
 QK_DEVICE void finish(const Epilogue& e, int64_t batch, int64_t i, int64_t j, int32_t (&acc)[8]) {
@@ -211,51 +264,73 @@ QK_DEVICE void finish(const Epilogue& e, int64_t batch, int64_t i, int64_t j, in
   uint16_t halves[8];
   QK_UNROLL
   for (int v = 0; v < 8; ++v) halves[v] = e.output == kF16 ? float_to_half(y[v]) : float_to_bfloat(y[v]);
-  store_row(static_cast<uint16_t*>(e.out) + batch * e.out_batch + i * e.out_row + j, halves, e.n - j);
+  store_vector(e, batch * e.out_batch + i * e.out_row + j, halves);
 }
 
 QK_DEVICE void finish(const Epilogue& e, int64_t batch, int64_t i, int64_t j, int32_t (&acc)[16]) {
   correct(e, batch, i, j, acc);
-  const float a_scale = e.a_scale ? ptx::load(e.a_scale + (batch * e.m + i) * e.a_scale_step) : 0.0f;
+  const int64_t row = batch * e.m + i;
+  const float a_scale = a_scale_of(e, row);
+  const int32_t low = e.low - e.y_zero, high = e.high - e.y_zero;
   uint8_t codes[16];
   QK_UNROLL
-  for (int v = 0; v < 16; ++v)
-    codes[v] = j + v < e.n ? uint8_t(to_code(e, batch, i, j + v, acc[v], a_scale)) : uint8_t(0);
-  store_row(static_cast<uint8_t*>(e.out) + batch * e.out_batch + i * e.out_row + j, codes, e.n - j);
+  for (int v = 0; v < 16; v += 4) {
+    float m[4];
+    if (e.m_values) {
+      columns4(static_cast<const float*>(e.m_values) + row * e.m_row + j + v, m);
+    } else {
+      scales4(e, a_scale, j + v, m);
+      QK_UNROLL
+      for (int u = 0; u < 4; ++u) m[u] = m[u] / e.y_scale;
+    }
+    QK_UNROLL
+    for (int u = 0; u < 4; ++u) codes[v + u] = uint8_t(round_half_even(acc[v + u], m[u], low, high) + e.y_zero);
+  }
+  store_vector(e, batch * e.out_batch + i * e.out_row + j, codes);
 }
 
 // ---------------------------------------------------------------- 16 rows × kColumns of a warp
 // kSwapped: the tile's rows are columns of the result (weights were the instruction's A operand).
 template <int kV, int kColumns, bool kSwapped>
-QK_DEVICE void store_staged(const Epilogue& e, int64_t batch, Staging<kColumns> staging, int64_t row, int64_t column) {
+QK_DEVICE void store_staged(const Epilogue& e, int batch, Staging<kColumns> staging, int64_t row, int64_t column,
+                            bool vectors) {
   constexpr int kAcross = (kSwapped ? 16 : kColumns) / kV, kDown = kSwapped ? kColumns : 16;
   QK_NO_UNROLL
   for (int at = ptx::thread() & 31; at < kAcross * kDown; at += 32) {
     const int down = at / kAcross, across = at % kAcross * kV;
     const int64_t i = (kSwapped ? column : row) + down, j = (kSwapped ? row : column) + across;
     if (i >= e.m || j >= e.n) continue;
-    int32_t acc[kV];
-    if constexpr (kSwapped) {
-      QK_UNROLL
-      for (int v = 0; v < kV; ++v) acc[v] = ptx::load_shared<int32_t>(staging.at(across + v, down));
-    } else {
-      QK_UNROLL
-      for (int v = 0; v < kV; v += 4) {
-        const Words4 words = ptx::load_shared<Words4>(staging.at(down, across + v));
-        memcpy(acc + v, &words, 16);
+    if (vectors && j + kV <= e.n) {
+      int32_t acc[kV];
+      if constexpr (kSwapped) {
+        QK_UNROLL
+        for (int v = 0; v < kV; ++v) acc[v] = ptx::load_shared<int32_t>(staging.at(across + v, down));
+      } else {
+        QK_UNROLL
+        for (int v = 0; v < kV; v += 4) {
+          const Words4 words = ptx::load_shared<Words4>(staging.at(down, across + v));
+          memcpy(acc + v, &words, 16);
+        }
       }
+      finish(e, batch, i, j, acc);
+    } else {
+      QK_NO_UNROLL
+      for (int v = 0; v < kV && j + v < e.n; ++v)
+        finish_one(e, batch, i, j + v,
+                   ptx::load_shared<int32_t>(kSwapped ? staging.at(across + v, down) : staging.at(down, across + v)));
     }
-    finish(e, batch, i, j, acc);
   }
 }
 
 // Every lane of the warp calls it, after its put()s; the staging is free again when it returns.
 template <int kColumns, bool kSwapped = false>
-QK_DEVICE void store_tile(const Epilogue& e, int64_t batch, Staging<kColumns> staging, int64_t row, int64_t column) {
+QK_DEVICE void store_tile(const Epilogue& e, int batch, Staging<kColumns> staging, int64_t row, int64_t column) {
   ptx::warp_sync();
-  if (e.output == kS8 || e.output == kU8) store_staged<16, kColumns, kSwapped>(e, batch, staging, row, column);
-  else if (e.output == kF16 || e.output == kBf16) store_staged<8, kColumns, kSwapped>(e, batch, staging, row, column);
-  else store_staged<4, kColumns, kSwapped>(e, batch, staging, row, column);
+  const bool vectors = in_vectors(e);
+  if (e.output == kS8 || e.output == kU8) store_staged<16, kColumns, kSwapped>(e, batch, staging, row, column, vectors);
+  else if (e.output == kF16 || e.output == kBf16)
+    store_staged<8, kColumns, kSwapped>(e, batch, staging, row, column, vectors);
+  else store_staged<4, kColumns, kSwapped>(e, batch, staging, row, column, vectors);
   ptx::warp_sync();
 }
 

@@ -18,15 +18,19 @@ QK_DEVICE void finish_columns(const FinishArgs& args) {
   const int64_t across = (e.n + kV - 1) / kV, at = int64_t(ptx::block_x()) * 256 + ptx::thread();
   if (at >= across * e.m * args.batches) return;
   const int64_t row = at / across, j = at % across * kV;
-  int32_t acc[kV];
-  QK_UNROLL
-  for (int v = 0; v < kV; v += 4) {
-    int32_t words[4];
-    columns4(args.sums + row * e.n, j + v, e.n, words);
+  const int32_t* sums = args.sums + row * e.n + j;
+  if (in_vectors(e) && j + kV <= e.n && e.n % 4 == 0) {
+    int32_t acc[kV];
     QK_UNROLL
-    for (int u = 0; u < 4; ++u) acc[v + u] = words[u];
+    for (int v = 0; v < kV; v += 4) {
+      const Words4 words = ptx::load(reinterpret_cast<const Words4*>(sums + v));
+      memcpy(acc + v, &words, 16);
+    }
+    finish(e, row / e.m, row % e.m, j, acc);
+  } else {
+    QK_NO_UNROLL
+    for (int v = 0; v < kV && j + v < e.n; ++v) finish_one(e, row / e.m, row % e.m, j + v, ptx::load(sums + v));
   }
-  finish(e, row / e.m, row % e.m, j, acc);
 }
 
 QK_KERNEL(256, 2) finish_sums(QK_ARGUMENT FinishArgs args) {

@@ -41,7 +41,7 @@ gemm_dp4a(QK_ARGUMENT ArgsDp4a args) {
   const uint32_t shared = ptx::shared_memory();
   const int lane = ptx::thread() & 31, warp = ptx::thread() >> 5;
   const int my_row = warp / 2 * 16 + lane / 8 * 4, my_column = warp % 2 * 32 + lane % 8 * 4;
-  const int64_t batch = ptx::block_z() / g.splits;
+  const int batch = ptx::block_z() / g.splits;
   const int64_t row = int64_t(ptx::block_x()) * Tile::kRows, column = int64_t(ptx::block_y()) * Tile::kColumns;
   const Part part = part_of(g, ptx::block_z() % g.splits, Tile::kStep);
   const bool brings_a = ptx::thread() < 128;

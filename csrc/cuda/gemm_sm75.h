@@ -45,7 +45,7 @@ gemm_sm75(QK_ARGUMENT Args75 args) {
   const int lane = ptx::thread() & 31, warp = ptx::thread() >> 5;
   const int warp_row = warp / Tile75::kWarpsAcross * Tile75::kWarpRows;
   const int warp_column = warp % Tile75::kWarpsAcross * Tile75::kWarpColumns;
-  const int64_t batch = ptx::block_z() / g.splits;
+  const int batch = ptx::block_z() / g.splits;
   const int64_t row = int64_t(ptx::block_x()) * Tile75::kRows, column = int64_t(ptx::block_y()) * Tile75::kColumns;
   const Part part = part_of(g, ptx::block_z() % g.splits, Tile75::kStep);
   Loader75 a, w;

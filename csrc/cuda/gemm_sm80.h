@@ -82,7 +82,7 @@ gemm_sm80(QK_ARGUMENT Args80 args) {
   const int lane = ptx::thread() & 31, warp = ptx::thread() >> 5;
   const int warp_row = warp / Tile::kWarpsAcross * Tile::kWarpRows;
   const int warp_column = warp % Tile::kWarpsAcross * Tile::kWarpColumns;
-  const int64_t batch = ptx::block_z() / g.splits;
+  const int batch = ptx::block_z() / g.splits;
   const int64_t row = int64_t(ptx::block_x()) * Tile::kRows, column = int64_t(ptx::block_y()) * Tile::kColumns;
   const Part part = part_of(g, ptx::block_z() % g.splits, Tile::kStep);
   Loader<Tile::kRows, Tile::kStep, Tile::kThreads> a(g.a + batch * g.a_batch, g.a_pitch, row, g.m, part.first,

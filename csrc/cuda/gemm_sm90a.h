@@ -43,7 +43,7 @@ struct Args90 {
   TensorMap a, w;  // boxes of 128 rows of a, of kColumns / kCluster rows of w
   int m_tiles, n_tiles, splits;
   int64_t k;
-  int64_t batch;
+  int batch;
   Epilogue epilogue;
 };
 
@@ -186,6 +186,7 @@ gemm_sm90a(QK_ARGUMENT Args90 args) {
   if (ptx::thread() < 128) {
     ptx::give_registers<40>();
     if (ptx::thread() == 0) produce<Tile>(args, shared, full, empty, rank, works);
+    ptx::warp_sync();  // a cluster barrier wants whole warps
   } else {
     ptx::take_registers<232>();
     consume<Tile, kASigned, kWSigned>(args, shared, full, empty, rank, works);
@@ -203,7 +204,7 @@ void launch_sm90a(const Gemm& g, const Epilogue& e, Stream stream, const char* n
     args.n_tiles = int(ceil_to(g.n, Tile::kColumns));
     args.splits = g.splits;
     args.k = g.k;
-    args.batch = batch;
+    args.batch = int(batch);
     args.epilogue = e;
     const int64_t works = ceil_to(args.m_tiles, Tile::kCluster) * args.n_tiles * g.splits;
     const int64_t room = multiprocessors() / Tile::kCluster;

@@ -58,9 +58,9 @@ struct Part {  // of k, of one split
   int steps;
 };
 
-QK_DEVICE Part part_of(const Gemm& g, int64_t split, int step) {
-  const int64_t steps = (g.k + step - 1) / step, part = (steps + g.splits - 1) / g.splits;
-  const int64_t first = split * part * step, end = first + part * step, last = end < g.k ? end : g.k;
+QK_DEVICE Part part_of(const Gemm& g, int split, int step) {
+  const int steps = int((g.k + step - 1) / step), part = (steps + g.splits - 1) / g.splits;
+  const int64_t first = int64_t(split) * part * step, end = first + part * step, last = end < g.k ? end : g.k;
   return {first, last, last > first ? int((last - first + step - 1) / step) : 0};
 }
 

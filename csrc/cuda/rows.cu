@@ -15,7 +15,7 @@ const Row kRows[] = {
     {"16x128", "cuda_sm90a", 16, 128, true, 128, 1, 90, 90, least_sm90a},
     {"128x128", "cuda_sm80", 128, 128, false, 64, 2, 80, 999, large_sm80},
     {"16x128", "cuda_sm80", 16, 128, true, 128, 2, 80, 999, small_sm80},
-    {"128x128", "cuda_sm75", 128, 128, false, 64, 1, 75, 999, large_sm75},
+    {"128x128", "cuda_sm75", 128, 128, false, 64, 1, 75, 79, large_sm75},
     {"64x64", "cuda_dp4a", 64, 64, false, 32, 2, 75, 999, any_dp4a},
 };
 

@@ -12,6 +12,8 @@ from qkernels import dispatch, verbose
 from qkernels.arrays import as_array, has_mask, has_own_matmul, is_torch, leading, wrap_like
 from qkernels.bounds import K_BOUND, K_CHUNK, check_int32, sign_of
 from qkernels.kernel import Kernel, Problem
+from qkernels.ops import on_device
+from qkernels.ops.on_device import on_device as _on_device
 from qkernels.tensor import QTensor
 from qkernels.weight import PackedLinear, PackedMatrix
 
@@ -58,6 +60,8 @@ def matmul(
             return result
     if isinstance(a, QTensor) or isinstance(b, QTensor):
         return _real_product(a, b, out, dtype, a_zero_point, b_zero_point)
+    if _on_device(a, b, out):
+        return on_device.matmul(a, b, out, dtype, a_zero_point, b_zero_point, overflow)
     call = _check(a, b, out, dtype, a_zero_point, b_zero_point, overflow)
     if call is None:
         return _hand_on(a, b, out, dtype)
@@ -355,6 +359,8 @@ def _problem_of(
     if isinstance(a, QTensor) or isinstance(b, QTensor):
         codes = [x._plain() if isinstance(x, QTensor) else x for x in (a, b)]
         return _problem_of(*codes) if all(map(_is_ours, codes)) else "a product with a QTensor, of dequantized values"
+    if _on_device(a, b, out):
+        return on_device.matmul_problem(a, b, out, dtype, a_zero_point, b_zero_point, overflow)
     call = _check(a, b, out, dtype, a_zero_point, b_zero_point, overflow)
     if call is None:
         wanted = "" if dtype is None else f" as {dtype}"
@@ -364,4 +370,14 @@ def _problem_of(
     return call.problem()
 
 
+def _note_of(
+    a: Any, b: Any, /, out: Any = None, *, dtype: Any = None, a_zero_point: Any = 0, b_zero_point: Any = 0,
+    overflow: str = "error",
+) -> str:  # fmt: skip
+    if isinstance(a, QTensor) or isinstance(b, QTensor) or not _on_device(a, b, out):
+        return ""
+    return on_device.matmul_note(a, b, out, dtype, a_zero_point, b_zero_point, overflow)
+
+
 matmul.problem_of = _problem_of  # type: ignore[attr-defined]
+matmul.note_of = _note_of  # type: ignore[attr-defined]

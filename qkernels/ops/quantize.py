@@ -8,9 +8,10 @@ import numpy as np
 
 from qkernels.arrays import as_float32, float_name, library_of, new_floats
 from qkernels.checks import owned, scale_values, zero_values
+from qkernels.device import is_on_device
 from qkernels.dtypes import CODE_TYPES, SCALE_TYPES, container, known, limits
 from qkernels.kernel import Problem
-from qkernels.ops import elementwise, ranges
+from qkernels.ops import elementwise, on_device, ranges
 from qkernels.ops.dequantize import values
 from qkernels.scales import Grain, grain_of
 from qkernels.tensor import QTensor
@@ -50,6 +51,8 @@ def quantize(
             range whose scale is not finite · NoKernelError, with every kernel's reason.
     Source  ONNX QuantizeLinear.
     """
+    if is_on_device(x):
+        return on_device.quantize(x, scale, zero_point, dtype, axis, group_size, group_axis, scale_dtype)
     call = _check(
         x, scale, zero_point, dtype, axis, group_size, group_axis, symmetric, scale_dtype, two_level, "quantize"
     )
@@ -153,6 +156,8 @@ def _problem_of(
     group_size: int | None = None, group_axis: int = -1, symmetric: bool = True, scale_dtype: Any = "float32",
     two_level: bool = False,
 ) -> Problem | str:  # fmt: skip
+    if is_on_device(x):
+        return on_device.quantize_problem(x, scale, zero_point, dtype, axis, group_size, group_axis, scale_dtype)
     call = _check(
         x, scale, zero_point, dtype, axis, group_size, group_axis, symmetric, scale_dtype, two_level, "quantize"
     )

@@ -8,9 +8,10 @@ import numpy as np
 
 from qkernels.arrays import as_array, is_torch, new_array, wrap_like
 from qkernels.checks import zero_array
+from qkernels.device import is_on_device
 from qkernels.dtypes import CODE_TYPES, container, known, limits, name_of
 from qkernels.kernel import Multipliers, Problem
-from qkernels.ops import elementwise
+from qkernels.ops import elementwise, on_device
 from qkernels.rounding import check_rounding, multiplier_of
 from qkernels.scales import Block, Grain, grain_of, listed_axes
 
@@ -49,6 +50,8 @@ def requantize(
             rounding, dtype · NoKernelError, with every kernel's reason.
     Source  ONNX Runtime MlasRequantizeOutput (half_even); TFLite MultiplyByQuantizedMultiplier and ruy (fixed point).
     """
+    if is_on_device(acc) or is_on_device(out):
+        return on_device.requantize(acc, scale, zero_point, dtype, axis, bias, clamp, rounding, out)
     call = _check(acc, scale, zero_point, dtype, axis, bias, clamp, rounding, out)
     target = call.out
     direct = target is not None and target.flags.c_contiguous and not np.may_share_memory(target, call.acc)
@@ -180,6 +183,8 @@ def _problem_of(
     acc: Any, scale: Any, zero_point: Any = 0, *, dtype: Any = "int8", axis: int | None = None, bias: Any = None,
     clamp: tuple[int, int] | None = None, rounding: Any = "half_even", out: Any = None,
 ) -> Problem | str:  # fmt: skip
+    if is_on_device(acc) or is_on_device(out):
+        return on_device.requantize_problem(acc, scale, zero_point, dtype, axis, bias, clamp, rounding, out)
     call = _check(acc, scale, zero_point, dtype, axis, bias, clamp, rounding, out)
     return elementwise.problem_of("requantize", S32, container(call.dtype), call.grain)
 

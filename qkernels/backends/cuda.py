@@ -1,0 +1,337 @@
+"""GPU kernels (csrc/cuda): each product kernel, and each elementwise operation, becomes a Kernel.
+
+Where there is no GPU the rows are there all the same, and say so. Operands of products lie with k adjacent and pitches
+of 16 bytes (layout `nk16`, docs/layouts.md); what lies otherwise is copied into scratch of the caller's own allocator.
+Everything runs on the caller's stream, and nothing waits for the device.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from typing import Any
+
+from qkernels.device import DeviceArray
+from qkernels.kernel import Hardware, Kernel, Multipliers, Problem, Scales
+from qkernels.rounding import ROUNDINGS
+from qkernels.weight import padded
+
+try:
+    import qkernels._cuda as _cuda  # type: ignore[import-untyped]
+except ImportError:
+    _cuda = None  # type: ignore[assignment]
+
+LAYOUT = "nk16"
+OUTPUTS = {"int32": 0, "float32": 1, "float16": 2, "bfloat16": 3, "int8": 4, "uint8": 5}
+BATCHES = 1000  # of one launch
+TYPES = ("u8s8s32", "s8s8s32", "u8u8s32", "s8u8s32")
+
+
+class Row:
+    """One line of csrc/cuda/rows.cu; a test compares them. rate: products a clock of one SM, as far as it gets."""
+
+    def __init__(self, tile: str, isa: str, step: int, ctas: int, first: int, last: int, rate: float):
+        self.tile, self.isa, self.step, self.ctas, self.first, self.last, self.rate = (
+            tile, isa, step, ctas, first, last, rate,
+        )  # fmt: skip
+        self.rows, self.columns = (int(size) for size in tile.split("x"))
+
+
+ROWS = (
+    Row("128x256", "cuda_sm90a", 128, 1, 90, 90, 3000.0),
+    Row("128x128", "cuda_sm90a", 128, 1, 90, 90, 2600.0),
+    Row("64x128", "cuda_sm90a", 128, 1, 90, 90, 1900.0),
+    Row("16x128", "cuda_sm90a", 128, 1, 90, 90, 500.0),
+    Row("128x128", "cuda_sm80", 64, 2, 80, 999, 1400.0),
+    Row("16x128", "cuda_sm80", 128, 2, 80, 999, 400.0),
+    Row("128x128", "cuda_sm75", 64, 1, 75, 79, 700.0),
+    Row("64x64", "cuda_dp4a", 32, 2, 75, 999, 130.0),
+)
+SMS, CLOCK, BYTES_US, LAUNCH_US = 132, 1.7e3, 3.5e6, 4.0  # a nominal GPU: what costs are estimated for
+
+
+def missing() -> str:
+    """Why no GPU kernel runs in this process; "" where some do. Asked without waking CUDA where there is no driver."""
+    if _cuda is not None and _cuda.emulated:
+        return ""
+    if not _driver_is_there():
+        return "no CUDA device"
+    if _cuda is None:
+        return "a GPU is here, but the module _cuda is not built (QKERNELS_CUDA=ON pip install .)"
+    return _no_device(_cuda)
+
+
+@functools.cache
+def _driver_is_there() -> bool:
+    return os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/dxg")
+
+
+@functools.cache
+def _no_device(module: Any) -> str:
+    count, reason = module.devices()
+    return "" if count else str(reason)
+
+
+def describe() -> str:
+    """For show_config."""
+    reason = missing()
+    if reason:
+        return reason
+    count = _cuda.devices()[0]
+    return ", ".join(f"cuda:{i} sm_{_cuda.architecture(i)}" for i in range(count))
+
+
+def architecture(device: int) -> str:
+    """ "sm_90"; "" without a module."""
+    return "" if _cuda is None else f"sm_{_cuda.architecture(device)}"
+
+
+def _declines(op: str, problem: Problem, hardware: Hardware, first: int, last: int) -> str:
+    """The reason, or ""."""
+    if problem.op != op:
+        return f"is for {op}"
+    if not problem.device:
+        return missing() or "the arrays are in host memory"
+    if not hardware.gpu:
+        return missing() or "no CUDA device"
+    arch = int(hardware.gpu.removeprefix("sm_"))
+    if not first <= arch <= last:
+        return f"this GPU is {hardware.gpu}, it needs sm_{first}{' or later' if last == 999 else ''}"
+    return ""
+
+
+def _judge(row: Row, problem: Problem, hardware: Hardware) -> float | str:
+    """Microseconds, estimated: rounds of tiles, the bytes that go through memory, and a launch."""
+    reason = _declines("gemm", problem, hardware, row.first, row.last)
+    if reason:
+        return reason
+    m, n, k = problem.m, problem.n, problem.k
+    tiles = -(-m // row.rows) * -(-n // row.columns)
+    splits = max(1, min(SMS * row.ctas // tiles, k // (4 * row.step)))
+    rounds = -(-tiles * splits // SMS)
+    macs = row.rows * row.columns * padded(-(-k // splits), row.step)
+    return LAUNCH_US + rounds * macs / (row.rate * CLOCK) + (m * k + n * k + 4 * m * n) / BYTES_US
+
+
+# ---------------------------------------------------------------- operands
+
+
+def rearrange(x: DeviceArray, pointer: int, pitch: int) -> None:
+    """(batch, rows, k), any strides → there, with zeros behind k."""
+    batch, rows, k = x.shape
+    for first in range(0, batch, BATCHES):
+        args = _cuda.RearrangeArgs()
+        setattr(args, "from", x.pointer + first * x.strides[0])
+        args.batches, args.rows, args.k = min(BATCHES, batch - first), rows, k
+        args.batch_step, args.row_step, args.k_step = x.strides
+        args.to, args.pitch = pointer + first * rows * pitch, pitch
+        _cuda.rearrange(args, x.stream, x.device)
+
+
+def pack(w: DeviceArray, data: DeviceArray) -> None:
+    """(n, k), any strides → data (n, k padded to 16)."""
+    reason = missing()
+    if reason:
+        raise RuntimeError(f"pack: b is on a GPU, and {reason}")
+    rearrange(w._replace(shape=(1, *w.shape), strides=(0, *w.strides)), data.pointer, data.shape[1])
+
+
+class Operand:
+    """A matrix as products read it, (batch, rows, k): where it lies, or a copy; and the sums of its rows, if asked."""
+
+    def __init__(self, x: DeviceArray):
+        self.x = self.kept = x
+        batch, rows, k = x.shape
+        self.pointer = x.pointer
+        self.pitch = x.strides[1] if rows > 1 else padded(k, 16)
+        self.batch = x.strides[0] if batch > 1 else 0
+        if lies_well(x):
+            return
+        distinct = 1 if x.strides[0] == 0 else batch
+        self.pitch = padded(k, 16)
+        self.kept = x.new((distinct, rows, self.pitch), "uint8")  # keeps the memory alive until the call is made
+        self.pointer, self.batch = self.kept.pointer, rows * self.pitch if distinct > 1 else 0
+        rearrange(x._replace(shape=(distinct, rows, k)), self.pointer, self.pitch)
+
+    def sums(self) -> DeviceArray:
+        """int32 (batch, rows)."""
+        batch, rows, k = self.x.shape
+        out = self.x.new((batch, rows), "int32")
+        together = batch == 1 or self.batch == rows * self.pitch
+        for i in range(1 if together else batch):
+            args = _cuda.SumsArgs()
+            setattr(args, "from", self.pointer + i * self.batch)
+            args.rows, args.k, args.pitch = batch * rows if together else rows, k, self.pitch
+            args.is_signed, args.sums = self.x.dtype == "int8", out.pointer + 4 * i * rows
+            _cuda.sum_rows(args, self.x.stream, self.x.device)
+        return out
+
+
+def lies_well(x: DeviceArray) -> bool:
+    """Can a product read (batch, rows, k) where it lies?"""
+    batch, rows, k = x.shape
+    good_rows = rows == 1 or (x.strides[1] % 16 == 0 and x.strides[1] >= k)
+    # Of a single row nothing behind k is ours to touch: kernels do not read it, the TMA unit asks for a pitch only.
+    return (
+        x.pointer % 16 == 0 and (k == 1 or x.strides[2] == 1) and good_rows and (batch == 1 or x.strides[0] % 16 == 0)
+    )
+
+
+def _fill_gemm(a: Operand, w: Operand, first: int, count: int) -> Any:
+    call = _cuda.Gemm()
+    call.batches = count
+    (call.m, call.k), call.n = a.x.shape[1:], w.x.shape[1]
+    call.a, call.a_pitch, call.a_batch = a.pointer + first * a.batch, a.pitch, a.batch
+    call.w, call.w_pitch, call.w_batch = w.pointer + first * w.batch, w.pitch, w.batch
+    call.a_signed, call.w_signed = a.x.dtype == "int8", w.x.dtype == "int8"
+    return call
+
+
+def multiply(index: int, a: Operand, w: Operand, out: DeviceArray, fields: Callable[[Any, int], None]) -> None:
+    """out (batch, m, n), columns adjacent = the product with an epilogue that fields(epilogue, first batch) fills."""
+    for first in range(0, out.shape[0], BATCHES):
+        count = min(BATCHES, out.shape[0] - first)
+        call, epilogue = _fill_gemm(a, w, first, count), _cuda.Epilogue()
+        epilogue.m, epilogue.n, epilogue.k = call.m, call.n, call.k
+        item = {"int8": 1, "uint8": 1, "float16": 2, "bfloat16": 2}.get(out.dtype, 4)
+        epilogue.output, epilogue.out = OUTPUTS[out.dtype], out.pointer + first * out.strides[0] * item
+        epilogue.out_batch, epilogue.out_row = out.strides[0], out.strides[1]
+        fields(epilogue, first)
+        need = _cuda.workspace(index, call, epilogue, out.device)
+        scratch = out.new((need,), "uint8") if need else None
+        _cuda.gemm(index, call, epilogue, scratch.pointer if scratch else 0, out.stream, out.device)
+
+
+def _run(
+    index: int, a: DeviceArray, w: DeviceArray, out: DeviceArray, a_zero: DeviceArray | None,
+    w_zero: DeviceArray | None,
+) -> None:  # fmt: skip
+    left, right = Operand(a), Operand(w)
+    a_sums = left.sums() if w_zero is not None else None
+    w_sums = right.sums() if a_zero is not None else None
+    batch, m, n = out.shape
+
+    def fields(epilogue: Any, first: int) -> None:
+        epilogue.column_batch = n if batch > 1 else 0
+        if a_zero is not None and w_sums is not None:
+            epilogue.a_zero, epilogue.w_sums = a_zero.pointer + 4 * first * m, w_sums.pointer + 4 * first * n
+        if w_zero is not None and a_sums is not None:
+            epilogue.w_zero, epilogue.a_sums = w_zero.pointer + 4 * first * n, a_sums.pointer + 4 * first * m
+
+    multiply(index, left, right, out, fields)
+
+
+def run_fused(
+    kernel: Kernel, a: DeviceArray, w: DeviceArray, out: DeviceArray, fields: Callable[[Any, int], None]
+) -> None:
+    """A product with the epilogue that fields(epilogue, first batch) fills in, on a kernel of this backend."""
+    if kernel.name not in INDEX:
+        raise RuntimeError(
+            f"linear: {kernel.name} has no epilogue; {missing() or 'use() leaves out the kernels that do'}"
+        )
+    multiply(INDEX[kernel.name], Operand(a), Operand(w), out, fields)
+
+
+# ---------------------------------------------------------------- elementwise
+
+
+def _judge_elementwise(op: str, types: str, problem: Problem, hardware: Hardware) -> float | str:
+    reason = _declines(op, problem, hardware, 75, 999)
+    if reason:
+        return reason
+    return LAUNCH_US + problem.m * problem.n * sum(_bytes(types)) / BYTES_US
+
+
+def _bytes(types: str) -> list[int]:
+    """ "f32s8" → [4, 1]."""
+    return [
+        int(part) // 8
+        for part in types.replace("bf", " ").replace("f", " ").replace("u", " ").replace("s", " ").split()
+    ]
+
+
+def _place(args: Any, scale: DeviceArray, repeat: int, group: int) -> None:
+    args.place = (scale.shape[0], scale.shape[1], repeat, group)
+
+
+def _quantize(x: DeviceArray, by: Scales, limits: tuple[int, int], out: DeviceArray) -> None:
+    args = _cuda.QuantizeArgs()
+    args.x, args.x_type = x.pointer, OUTPUTS[x.dtype]
+    args.rows, args.inner = x.shape
+    args.scale, args.zero = by.scale.pointer, by.zero.pointer if by.zero is not None else 0
+    _place(args, by.scale, by.repeat, by.group)
+    args.low, args.high = limits
+    args.out, args.out_bytes = out.pointer, 2 if out.dtype.endswith("16") else 1
+    _cuda.quantize(args, x.stream, x.device)
+
+
+def _dequantize(q: DeviceArray, by: Scales, out: DeviceArray) -> None:
+    args = _cuda.DequantizeArgs()
+    args.codes, args.code_bytes = q.pointer, 2 if q.dtype.endswith("16") else 1
+    args.is_signed = q.dtype.startswith("i")
+    args.rows, args.inner = q.shape
+    args.scale, args.zero = by.scale.pointer, by.zero.pointer if by.zero is not None else 0
+    _place(args, by.scale, by.repeat, by.group)
+    args.out, args.out_type = out.pointer, OUTPUTS[out.dtype]
+    _cuda.dequantize(args, q.stream, q.device)
+
+
+def _requantize(acc: DeviceArray, by: Multipliers, limits: tuple[int, int], out: DeviceArray) -> None:
+    args = _cuda.RequantizeArgs()
+    args.acc = acc.pointer
+    args.rows, args.inner = acc.shape
+    args.rounding, args.m_values = ROUNDINGS.index(by.rounding), by.m.pointer
+    for name, value in (("e_values", by.e), ("bias", by.bias), ("zero", by.zero)):
+        if value is not None:
+            setattr(args, name, value.pointer)
+    _place(args, by.m, by.repeat, by.group)
+    args.low, args.high = limits
+    args.out, args.out_bytes = out.pointer, 2 if out.dtype.endswith("16") else 1
+    _cuda.requantize(args, acc.stream, acc.device)
+
+
+def _dynamic(
+    x: DeviceArray, group: int, limits: tuple[int, int], scale: DeviceArray, zero: DeviceArray | None,
+    sums: DeviceArray | None, out: DeviceArray,
+) -> None:  # fmt: skip
+    args = _cuda.DynamicArgs()
+    args.x, args.x_type = x.pointer, OUTPUTS[x.dtype]
+    args.rows, args.inner = x.shape
+    args.group = group
+    args.low, args.high = limits
+    args.scale = scale.pointer
+    args.zero, args.sums = zero.pointer if zero else 0, sums.pointer if sums else 0
+    args.out, args.out_pitch = out.pointer, out.strides[0] if out.shape[0] > 1 else out.shape[1]
+    _cuda.dynamic_quantize(args, x.stream, x.device)
+
+
+# ---------------------------------------------------------------- the rows
+
+_FLOATS, _CODES = ("f32", "f16", "bf16"), ("s8", "u8", "s16", "u16")
+ELEMENTWISE: tuple[tuple[str, Callable[..., None], tuple[str, ...]], ...] = (
+    ("quantize", _quantize, tuple(f + q for f in _FLOATS for q in _CODES)),
+    ("dequantize", _dequantize, tuple(q + f for q in _CODES for f in _FLOATS)),
+    ("dynamic_quantize", _dynamic, tuple(f + q for f in _FLOATS for q in _CODES[:2])),
+    ("requantize", _requantize, tuple("s32" + q for q in _CODES)),
+)
+
+
+KERNELS: tuple[Kernel, ...] = (
+    *(
+        Kernel(
+            f"gemm_{types}_{row.tile}_{row.isa}", "gemm", types, row.isa, LAYOUT, functools.partial(_judge, row),
+            functools.partial(_run, index),
+        )
+        for index, row in enumerate(ROWS)
+        for types in TYPES
+    ),
+    *(
+        Kernel(
+            f"{op}_{types}_cuda_dp4a", op, types, "cuda_dp4a", "", functools.partial(_judge_elementwise, op, types), run
+        )
+        for op, run, all_types in ELEMENTWISE
+        for types in all_types
+    ),
+)  # fmt: skip
+INDEX = {f"gemm_{types}_{row.tile}_{row.isa}": index for index, row in enumerate(ROWS) for types in TYPES}

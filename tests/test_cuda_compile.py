@@ -1,0 +1,179 @@
+"""What nvcc makes of the GPU kernels: no spills, the instructions they are written for, few others in the main loop.
+
+The ordinary run compiles the usual types for two architectures; QKERNELS_CUDA_GATES=all (`make cuda-all`) every kernel
+of every family for every architecture that the toolkit has. Without nvcc, or without nvdisasm (pip:
+nvidia-cuda-nvdisasm), what needs it is skipped.
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sysconfig
+from typing import NamedTuple
+
+import pytest
+
+CUDA = pathlib.Path(__file__).parent.parent / "csrc" / "cuda"
+NVCC = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
+ALL = os.environ.get("QKERNELS_CUDA_GATES") == "all"
+FLAGS = ("-std=c++17", "-O3", "-fmad=false", "-Xptxas", "-v", "-cubin", f"-I{CUDA}")
+
+
+class Gate(NamedTuple):
+    """A kernel's instance, and what its machine code must look like."""
+
+    kernel: str  # its name and template arguments
+    args: str
+    registers: int
+    multiply: str  # the instruction of the main loop
+    others: float  # instructions of the main loop for each of them, it included
+    has: tuple[str, ...]
+
+
+FUSED = ("LDG.E.128", "STG.E.128")  # the epilogue's vectors
+ASYNC = ("LDGSTS.E.BYPASS.128", "LDSM.16.M88.4", *FUSED)
+MULTICAST = ("UTMALDG.2D.MULTICAST", "USETMAXREG", "SYNCS", *FUSED)
+RING = ("USETMAXREG", "SYNCS", *FUSED)
+FAMILIES: dict[str, tuple[str, str, tuple[Gate, ...]]] = {
+    "gemm_sm80": ("80", "gemm_sm80.h", (
+        Gate("gemm_sm80<Large80, true, true>", "Args80", 128, "IMMA.16832.S8.S8", 3.2, ASYNC),
+        Gate("gemm_sm80<Small80, true, false>", "Args80", 128, "IMMA.16832.S8.U8", 14, ASYNC),
+    )),
+    "gemm_sm90a": ("90a", "gemm_sm90a.h", (
+        Gate("gemm_sm90a<Pair90, true, true>", "Args90", 168, "IGMMA.64x256x32.S8.S8", 30, MULTICAST),
+        Gate("gemm_sm90a<Least90, true, false>", "Args90", 168, "IGMMA.64x16x32.S8.U8", 30, ("UTMALDG.2D", *RING)),
+    )),
+    "gemm_dp4a": ("80", "gemm_dp4a.h", (
+        Gate("gemm_dp4a<false, true>", "ArgsDp4a", 128, "IDP.4A.U8.S8", 1.6, ("LDS.128", "STS", *FUSED)),
+    )),
+    "elementwise": ("80", "ranges.h", (
+        Gate("quantize_kernel<kF32, uint8_t>", "QuantizeArgs", 128, "", 0, FUSED),
+        Gate("requantize_kernel<uint8_t>", "RequantizeArgs", 128, "", 0, FUSED),
+        Gate("dynamic_kernel<kBf16>", "DynamicArgs", 128, "", 0, FUSED),
+    )),
+    "gemm_sm75": ("75", "gemm_sm75.h", (
+        Gate("gemm_sm75<true, true>", "Args75", 255, "IMMA.8816.S8.S8", 3.0, ("LDSM.16.M88.4", "STS.128", *FUSED)),
+    )),
+}  # fmt: skip
+ORDINARY = ("gemm_sm80", "gemm_sm90a", "gemm_dp4a", "elementwise")
+
+
+def nvdisasm() -> str | None:
+    found = shutil.which("nvdisasm")
+    if found:
+        return found
+    places = pathlib.Path(sysconfig.get_path("purelib"), "nvidia").glob("*/bin/nvdisasm")
+    return str(next(iter(places), "")) or None
+
+
+def compiled(source: pathlib.Path, arch: str, cubin: pathlib.Path) -> str:
+    """What ptxas says, with warnings as failures: among them C75xx, a wgmma that was serialised."""
+    if NVCC is None:
+        pytest.skip("nvcc is not on PATH")
+    code = f"-gencode=arch=compute_{arch},code=sm_{arch}"
+    done = subprocess.run([NVCC, *FLAGS, code, "-o", str(cubin), str(source)], capture_output=True, text=True)
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    warnings = [line for line in said.splitlines() if "warning" in line.lower() or re.search(r"\bC75\d\d\b", line)]
+    assert warnings == [], "\n".join(warnings)
+    return said
+
+
+def check_memory(said: str) -> list[int]:
+    """No stack, no spills; the registers of each kernel."""
+    found = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", said)
+    assert found and set(found) == {("0", "0", "0")}, said
+    return [int(count) for count in re.findall(r"Used (\d+) registers", said)]
+
+
+@pytest.fixture(scope="module", params=FAMILIES if ALL else ORDINARY)
+def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, str]:
+    """(name, what ptxas said, the machine code)."""
+    arch, header, gates = FAMILIES[request.param]
+    folder = tmp_path_factory.mktemp(request.param)
+    text = f'#include "{header}"\nusing namespace qk::cuda;\n'
+    for gate in gates:
+        text += f"template __global__ void qk::cuda::{gate.kernel}(const __grid_constant__ {gate.args});\n"
+    (folder / "gate.cu").write_text(text)
+    said = compiled(folder / "gate.cu", arch, folder / "gate.cubin")
+    tool = nvdisasm()
+    code = subprocess.run([tool, "-c", folder / "gate.cubin"], capture_output=True, text=True).stdout if tool else ""
+    return request.param, said, code
+
+
+def test_no_stack_no_spills_few_registers(family: tuple[str, str, str]) -> None:
+    name, said, _ = family
+    registers = check_memory(said)
+    assert len(registers) >= len(FAMILIES[name][2])
+    assert max(registers) <= max(gate.registers for gate in FAMILIES[name][2])
+
+
+@functools.cache
+def kernels_in(code: str) -> dict[str, list[list[str]]]:
+    """{mangled name: blocks of instructions between labels and branches}."""
+    found: dict[str, list[list[str]]] = {}
+    blocks: list[list[str]] = []
+    for line in code.splitlines():
+        start = re.match(r"\.text\.(\S+):", line)
+        if start:
+            blocks = found.setdefault(start[1], [[]])
+        elif re.match(r"\.L_\w+:", line):
+            blocks.append([])
+        op = re.search(r"/\*[0-9a-f]{4,}\*/\s+(?:\{\s*)?(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", line)
+        if op and blocks:
+            blocks[-1].append(op[1])
+    return found
+
+
+def test_machine_code(family: tuple[str, str, str]) -> None:
+    name, _, code = family
+    if not code:
+        pytest.skip("nvdisasm is not here (pip install nvidia-cuda-nvdisasm)")
+    kernels = kernels_in(code)
+    for gate in FAMILIES[name][2]:
+        mangled = [k for k, v in kernels.items() if re.match(r"\w*?\d+" + gate.kernel.split("<")[0], k)]
+        if gate.multiply:
+            mangled = [k for k in mangled if any(op.startswith(gate.multiply) for b in kernels[k] for op in b)]
+        assert mangled, f"{gate.kernel}: no {gate.multiply} in {sorted(kernels)}"
+        blocks = kernels[mangled[0]]
+        ops = collections.Counter(op for block in blocks for op in block)
+        for wanted in gate.has:
+            assert any(op.startswith(wanted) for op in ops), f"{gate.kernel} has no {wanted}"
+        assert not [op for op in ops if re.match(r"LDL|STL|HMMA|BMMA", op)], gate.kernel
+        if gate.multiply:
+            loop = max(blocks, key=lambda block: sum(op.startswith(gate.multiply) for op in block))
+            each = len(loop) / sum(op.startswith(gate.multiply) for op in loop)
+            assert each <= gate.others, f"{gate.kernel}: {each:.1f} instructions for each {gate.multiply}"
+
+
+LATER = ("80", "86", "87", "88", "89", "90", "100", "103", "110", "120", "121")
+WHOLE = {
+    "gemm_sm75": ("75",),
+    "gemm_sm80": LATER,
+    "gemm_sm90a": ("90a",),
+    "general": ("75", *LATER),
+    "rows": ("80",),
+    "device": ("80",),
+}
+
+
+@pytest.mark.skipif(not ALL, reason="every architecture: make cuda-all")
+@pytest.mark.parametrize(("name", "arch"), [(name, arch) for name, archs in WHOLE.items() for arch in archs])
+def test_whole_families(name: str, arch: str, tmp_path: pathlib.Path) -> None:
+    said = compiled(CUDA / f"{name}.cu", arch, tmp_path / "all.cubin")
+    if name not in ("rows", "device"):
+        check_memory(said)
+
+
+def test_the_gates_see() -> None:
+    """On what a toy kernel would give."""
+    with pytest.raises(AssertionError):
+        check_memory("8 bytes stack frame, 4 bytes spill stores, 4 bytes spill loads\nUsed 255 registers")
+    blocks = kernels_in(".text.toy:\n  /*0010*/  @P0 LDL.64 R1 ;\n.L_x_1:\n  /*0020*/ IMMA.16832.S8.S8 R1 ;\n")
+    assert blocks == {"toy": [["LDL.64"], ["IMMA.16832.S8.S8"]]}
