@@ -140,7 +140,9 @@ def explain(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Explanation
     problem = problem_of(*args, **kwargs)
     if isinstance(problem, str):
         return Explanation(None, None, {}, {}, problem)
-    return survey(problem, _hardware.detect(), pattern_in_force())
+    told = survey(problem, _hardware.detect(), pattern_in_force())
+    note = fn.note_of(*args, **kwargs) if hasattr(fn, "note_of") else ""
+    return Explanation(told.problem, told.kernel, told.costs, told.declined, note) if note else told
 
 
 def pack_weights(b: Any) -> Any:
@@ -148,6 +150,13 @@ def pack_weights(b: Any) -> Any:
     from qkernels.weight import pack_plain
 
     return native.pack(b) if native.KERNELS and b.size else pack_plain(b)
+
+
+def pack_conv_weights(w: Any, groups: int, w_zero: Any, depthwise: bool) -> Any:
+    """Plain (filters, depth, height, width, channels of a group) → PackedConv; depthwise: in the layout of those."""
+    from qkernels.conv_weight import pack_depthwise, pack_matrices
+
+    return pack_depthwise(w, groups) if depthwise else pack_matrices(w, groups, w_zero, pack_weights)
 
 
 class FastRoad:
