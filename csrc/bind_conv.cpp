@@ -3,6 +3,7 @@
 
 #include "cpu/conv.h"
 #include "cpu/threads.h"
+#include "linear.h"
 #include "views.h"
 
 namespace py = pybind11;
@@ -46,25 +47,20 @@ bool is_image(const View& v, const ConvShape& s, const idx* size, idx channels, 
 }
 
 // What both kinds have in common; job.w and job.w_sums are the caller's.
-void set_job(ConvJob& job, const View& x, const View& out, int x_zero, bool x_signed, const py::object& w_zero) {
+void set_job(ConvJob& job, const View& x, int x_zero, bool x_signed, const py::tuple& by) {
   const ConvShape& s = job.shape;
-  require(is_byte(x, x_signed) && is_image(x, s, s.size, s.channels, 1),
-          "conv: x does not fit the row or the geometry");
-  require(is_int32(out) && out.writeable && out.aligned && is_image(out, s, s.out, s.filters, 4),
-          "conv: out does not fit the geometry");
+  require(is_byte(x, x_signed) && is_image(x, s, s.size, s.channels, 1), "conv: x does not fit the row or the geometry");
   require(x_signed ? x_zero >= -128 && x_zero < 128 : x_zero >= 0 && x_zero < 256, "conv: x_zero is no code");
-  for (int d = 0; d < 4; ++d) {
-    job.x_step[d] = x.strides[d];
-    require(out.strides[d] % 4 == 0, "conv: out's strides are no whole elements");
-    job.out_step[d] = out.strides[d] / 4;
-  }
-  if (!w_zero.is_none()) {
-    const View z = view_of(w_zero.ptr());
-    require(z.dims == 1 && is_int32(z) && z.aligned && (z.strides[0] == 4 || s.filters == 1) && z.shape[0] == s.filters,
+  require(by.size() > 2 && by[1].is_none(), "conv: the epilogue has zero points of pixels");
+  for (int d = 0; d < 4; ++d) job.x_step[d] = x.strides[d];
+  if (!by[2].is_none()) {
+    const View z = view_of(by[2].ptr());
+    require(z.dims == 1 && is_int32(z) && z.aligned && (z.strides[0] == 4 || s.filters == 1) &&
+                z.shape[0] == s.filters,
             "conv: w_zero does not fit");
     job.w_zero = reinterpret_cast<const int32_t*>(z.data);
   }
-  job.x = x.data, job.x_zero = x_zero, job.out = reinterpret_cast<int32_t*>(out.data);
+  job.x = x.data, job.x_zero = x_zero;
   Gemm caches = {};
   set_caches(caches);
   job.l1_bytes = caches.l1_bytes, job.l2_bytes = caches.l2_bytes;
@@ -80,19 +76,23 @@ void set_weights(ConvJob& job, const py::array& data, const py::array& sums, idx
 }
 
 void conv(int index, const py::array& x, const py::array& data, const py::array& sums, idx matrices, bool w_signed,
-          const py::tuple& geometry, const py::array& out, int x_zero, const py::object& w_zero, int threads) {
+          const py::tuple& geometry, const py::array& out, int x_zero, const py::tuple& by, int threads) {
   const RowList list = all_rows();
   if (index < 0 || index >= list.count) throw py::index_error("no such row");
   const KernelRow& row = list.rows[index];
   require(cpu_runs(row.isa) && w_signed == row.w_signed, "conv: not a row of this CPU, or of these types");
   ConvJob job = {};
   const ConvShape s = job.shape = shape_of(geometry);
-  set_job(job, view_of(x.ptr()), view_of(out.ptr()), x_zero, row.a_signed, w_zero);
+  set_job(job, view_of(x.ptr()), x_zero, row.a_signed, by);
   require(matrices >= 1 && s.groups % matrices == 0, "conv: wrong number of matrices");
   const idx k = s.kernel[0] * s.kernel[1] * s.kernel[2] * (s.channels / matrices);
   const idx columns = matrices * padded(s.filters / matrices, kPanel);
   set_weights(job, data, sums, columns * padded(k, kPackedK), columns);
   job.matrices = matrices;
+  std::vector<int32_t> zeros;
+  const idx pixels = s.batch * s.out[0] * s.out[1] * s.out[2];
+  const Epilogue e = epilogue_of(by, out, pixels, s.filters, false, zeros);
+  job.epilogue = &e;
   bool good;
   {
     py::gil_scoped_release free_others;
@@ -102,7 +102,7 @@ void conv(int index, const py::array& x, const py::array& data, const py::array&
 }
 
 void depthwise(int index, const py::array& x, const py::array& data, const py::array& sums, bool w_signed,
-               const py::tuple& geometry, const py::array& out, int x_zero, const py::object& w_zero, int threads) {
+               const py::tuple& geometry, const py::array& out, int x_zero, const py::tuple& by, int threads) {
   const DepthwiseList list = depthwise_rows();
   if (index < 0 || index >= list.count) throw py::index_error("no such row");
   const DepthwiseRow& row = list.rows[index];
@@ -112,11 +112,15 @@ void depthwise(int index, const py::array& x, const py::array& data, const py::a
   require(s.groups == s.channels && s.filters == s.channels && s.size[0] == 1 && s.kernel[0] == 1 && s.out[0] == 1 &&
               s.before[0] == 0,
           "conv: not a depthwise convolution of flat images");
-  set_job(job, view_of(x.ptr()), view_of(out.ptr()), x_zero, row.a_signed, w_zero);
+  set_job(job, view_of(x.ptr()), x_zero, row.a_signed, by);
   require(job.x_step[3] == s.channels || s.size[2] == 1, "conv: pixels of x are not adjacent");
   const idx groups = ceil_div(s.kernel[1], kGroup), rows = groups * kGroup - s.kernel[1] + 1;
   const idx columns = padded(s.channels, kPanel);
   set_weights(job, data, sums, rows * groups * s.kernel[2] * columns * kGroup, columns);
+  std::vector<int32_t> zeros;
+  const idx pixels = s.batch * s.out[0] * s.out[1] * s.out[2];
+  const Epilogue e = epilogue_of(by, out, pixels, s.filters, false, zeros);
+  job.epilogue = &e;
   bool good;
   {
     py::gil_scoped_release free_others;
@@ -141,10 +145,10 @@ py::list rows() {
 
 void add_conv(py::module_& m) {
   m.def("conv", &conv, py::arg("row"), py::arg("x"), py::arg("data"), py::arg("sums"), py::arg("matrices"),
-        py::arg("w_signed"), py::arg("geometry"), py::arg("out"), py::arg("x_zero"), py::arg("w_zero") = py::none(),
+        py::arg("w_signed"), py::arg("geometry"), py::arg("out"), py::arg("x_zero"), py::arg("epilogue"),
         py::arg("threads") = 0, "Kernel.run of op \"conv\" on one row. threads as of gemm.");
   m.def("depthwise", &depthwise, py::arg("row"), py::arg("x"), py::arg("data"), py::arg("sums"), py::arg("w_signed"),
-        py::arg("geometry"), py::arg("out"), py::arg("x_zero"), py::arg("w_zero") = py::none(), py::arg("threads") = 0,
+        py::arg("geometry"), py::arg("out"), py::arg("x_zero"), py::arg("epilogue"), py::arg("threads") = 0,
         "The same of a depthwise one, weights in layout c4t4.");
   m.def("depthwise_rows", &rows, "Every depthwise kernel of this build, as data.");
 }

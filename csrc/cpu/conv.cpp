@@ -9,6 +9,7 @@
 
 #include <atomic>
 
+#include "environment.h"
 #include "plan.h"
 #include "threads.h"
 
@@ -101,17 +102,6 @@ void gather(const ConvJob& job, const Matrix& m, Range pixels, uint8_t* dst, idx
   }
 }
 
-// Are all output pixels one step apart? Then a band may run over the ends of rows.
-bool flat_out(const ConvJob& job) {
-  const ConvShape& s = job.shape;
-  idx whole = job.out_step[3] * s.out[2];
-  for (int axis = 1; axis >= 0; --axis) {
-    if (s.out[axis] > 1 && job.out_step[axis + 1] != whole) return false;
-    whole *= s.out[axis];
-  }
-  return s.batch == 1 || job.out_step[0] == whole;
-}
-
 bool image_is_a(const ConvJob& job) {
   const ConvShape& s = job.shape;
   idx whole = job.x_step[3];
@@ -127,7 +117,7 @@ struct Context {
   const KernelRow& row;
   const ConvJob& job;
   int in_m, in_n;
-  bool flat, direct;
+  bool direct;
   std::atomic<bool> failed{false};
 };
 
@@ -136,17 +126,30 @@ Range part(idx size, idx tile, int parts, int index) {
   return {min_of(tiles * index / parts * tile, size), min_of(tiles * (index + 1) / parts * tile, size)};
 }
 
+// That of the columns from j.
+Epilogue epilogue_of_filters(Epilogue e, idx j) {
+  constexpr idx kBytes[] = {4, 4, 2, 2, 1, 1, 2, 2};
+  e.out = static_cast<char*>(e.out) + j * kBytes[int(e.type)];
+  if (e.bias) e.bias += j;
+  if (e.w_scale) e.w_scale += j;
+  if (e.float_bias) e.float_bias += j;
+  if (e.m) e.m += j;
+  if (e.m64) e.m64 += j;
+  if (e.q) e.q += j, e.e += j;
+  const char* const residual = static_cast<const char*>(e.residual);
+  if (residual) e.residual = residual + j * (e.residual_type == Residual::f32 ? 4 : 1);
+  return e;
+}
+
 void band(Context& c, const Matrix& m, idx index, Range pixels, Range n, const int32_t* zeros) {
   const ConvJob& job = c.job;
-  const Pixel p = pixel_of(job.shape, pixels.begin);
   Gemm g = {};
   g.m = pixels.end - pixels.begin, g.n = m.filters;
   g.a_col = 1;
   g.w = job.w + index * padded(m.filters, kPanel) * m.k_whole, g.w_panel = m.k_whole * kPanel;
   g.w_sums = job.w_sums + index * padded(m.filters, kPanel);
-  g.out = job.out + m.first_filter + p.image * job.out_step[0] + p.at[0] * job.out_step[1] + p.at[1] * job.out_step[2] +
-          p.at[2] * job.out_step[3];
-  g.out_row = job.out_step[3];
+  const Epilogue e = epilogue_of_filters(epilogue_from(*job.epilogue, pixels.begin), m.first_filter);
+  g.epilogue = &e;
   g.a_zero = job.x_zero ? zeros : nullptr;
   g.w_zero = job.w_zero ? job.w_zero + m.first_filter : nullptr;
   g.l1_bytes = job.l1_bytes, g.l2_bytes = job.l2_bytes;
@@ -168,6 +171,7 @@ void band(Context& c, const Matrix& m, idx index, Range pixels, Range n, const i
 }
 
 void task(void* context, int index) {
+  const FloatEnvironment exact;  // of the epilogue
   Context& c = *static_cast<Context*>(context);
   const ConvJob& job = c.job;
   const ConvShape& s = job.shape;
@@ -189,8 +193,7 @@ void task(void* context, int index) {
     for (idx i = 0; i < rows; ++i) zeros[i] = job.x_zero;
   }
   for (idx at = mine.begin; at < mine.end;) {
-    idx end = min_of(at + rows, mine.end);
-    if (!c.flat) end = min_of(end, (at / s.out[2] + 1) * s.out[2]);
+    const idx end = min_of(at + rows, mine.end);
     for (idx i = 0; i < job.matrices; ++i) band(c, matrix_of(job, i), i, {at, end}, n, zeros);
     at = end;
   }
@@ -208,7 +211,7 @@ bool run_conv(const KernelRow& row, const ConvJob& job, int threads, bool forced
   const idx pixels = s.batch * s.out[0] * s.out[1] * s.out[2];
   const Matrix m = matrix_of(job, 0);
   const int tasks = forced ? threads : worth(estimated_us(row, pixels, m.filters, m.k) * double(job.matrices), threads);
-  Context c{row, job, 1, 1, flat_out(job), image_is_a(job), {false}};
+  Context c{row, job, 1, 1, image_is_a(job), {false}};
   // The grid that leaves the largest block smallest; ties go to rows, whose windows are gathered once.
   const idx m_tiles = ceil_div(pixels, row.mr), n_tiles = ceil_div(m.filters, row.nr);
   idx best = m_tiles * n_tiles;
@@ -232,6 +235,7 @@ struct DepthwiseContext {
 };
 
 void depthwise_task(void* context, int index) {
+  const FloatEnvironment exact;  // of the epilogue
   DepthwiseContext& c = *static_cast<DepthwiseContext*>(context);
   const ConvShape& s = c.job.shape;
   const idx tile = ceil_div(s.kernel[1], kGroup) * kGroup - s.kernel[1] + 1;  // rows that share an interleaving

@@ -1,5 +1,6 @@
 // Convolution as a matrix product whose A is gathered from the image, a band of output pixels at a time (implicit GEMM).
 #pragma once
+#include "../epilogue.h"
 #include "../kernel.h"
 
 namespace qk {
@@ -19,8 +20,7 @@ struct ConvJob {
   const int32_t* w_sums;
   idx matrices;
   const int32_t* w_zero;  // of every filter, or null
-  int32_t* out;
-  idx out_step[4];  // elements between images, depths, rows, pixels; filters are adjacent
+  const Epilogue* epilogue;  // rows are output pixels, in order
   idx l1_bytes, l2_bytes;
 };
 

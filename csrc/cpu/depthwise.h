@@ -19,6 +19,7 @@
 #include <string.h>
 
 #include "conv.h"
+#include "finish.h"
 #include "unroll.h"
 
 namespace qk {
@@ -176,7 +177,7 @@ struct Depthwise {
           segment(of_ones, rows, at, at + p.ones, 0, nullptr, s.channels, pixels, second);
           weight_zeros(job, p, rows, zero, tile, second);
         }
-        store(job, p, image, row, rows, x, pixels, tile);
+        store(job, p, line, rows, x, pixels, tile);
       }
       line += rows;
     }
@@ -192,12 +193,12 @@ struct Depthwise {
           }
   }
 
-  static void store(const ConvJob& job, const Plan& p, idx image, idx row, idx rows, idx x, idx pixels,
-                    const int32_t* tile) {
+  // Columns in parts no wider than finish_rows takes.
+  static void store(const ConvJob& job, const Plan& p, idx line, idx rows, idx x, idx pixels, const int32_t* tile) {
     for (idx r = 0; r < rows; ++r)
-      for (idx i = 0; i < pixels; ++i)
-        memcpy(job.out + image * job.out_step[0] + (row + r) * job.out_step[2] + (x + i) * job.out_step[3],
-               tile + (r * p.pixels + i) * p.channels, size_t(job.shape.channels) * 4);
+      for (idx c = 0; c < job.shape.channels; c += kFinishColumns)
+        finish_rows(*job.epilogue, tile + r * p.pixels * p.channels + c, p.channels,
+                    (line + r) * job.shape.out[2] + x, pixels, c, min_of(kFinishColumns, job.shape.channels - c));
   }
 };
 

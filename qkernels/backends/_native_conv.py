@@ -3,14 +3,12 @@ image (csrc/cpu/conv.cpp)."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from qkernels.backends._numpy_epilogue import finish
 from qkernels.conv_weight import PackedConv, merged, pack_depthwise, pack_matrices
 from qkernels.epilogue import Epilogue
 from qkernels.kernel import Conv, Hardware, Kernel, Problem
@@ -37,15 +35,6 @@ def _judge(row: dict[str, Any], problem: Problem, hardware: Hardware) -> float |
     return float(row["call_us"] + matrices * (2e-3 * macs / row["gops"] + copies))
 
 
-@contextlib.contextmanager
-def _sums(conv: Conv, out: np.ndarray, by: Epilogue) -> Iterator[np.ndarray]:
-    bare = by.out == "int32" and by.bias is None
-    acc = out if bare else np.empty(out.shape, np.int32)
-    yield acc.reshape(conv.batch, *conv.out, conv.filters)
-    if not bare:
-        finish(acc, by, out)
-
-
 def _run(
     module: Any,
     pack: Callable[[np.ndarray], PackedMatrix],
@@ -58,15 +47,13 @@ def _run(
     x_zero: int,
     by: Epilogue,
 ) -> None:
-    w_zero = by.w_zero
-    if isinstance(w, PackedConv) and not w.fits(w_zero):
+    if isinstance(w, PackedConv) and not w.fits(by.w_zero):
         w = w.unpack_nhwc()
     if not isinstance(w, PackedConv):
-        w = pack_matrices(w, conv.groups, w_zero, pack)
+        w = pack_matrices(w, conv.groups, by.w_zero, pack)
     matrices = conv.groups // merged(conv.groups, conv.filters)
     signed = w.dtype.kind == "i"
-    with _sums(conv, out, by) as acc:
-        module.conv(index, x, w._data, w._sums, matrices, signed, tuple(conv), acc, x_zero, w_zero, threads)
+    module.conv(index, x, w._data, w._sums, matrices, signed, tuple(conv), out, x_zero, by, threads)
 
 
 def _judge_depthwise(row: dict[str, Any], problem: Problem, hardware: Hardware) -> float | str:
@@ -91,8 +78,7 @@ def _run_depthwise(
     if x.strides[3] != conv.channels:
         x = np.ascontiguousarray(x)
     signed = w.dtype.kind == "i"
-    with _sums(conv, out, by) as acc:
-        module.depthwise(index, x, w._data, w._sums, signed, tuple(conv), acc, x_zero, by.w_zero, threads)
+    module.depthwise(index, x, w._data, w._sums, signed, tuple(conv), out, x_zero, by, threads)
 
 
 def kernels_of(module: Any, pack: Callable[[np.ndarray], PackedMatrix], threads: int = 0) -> tuple[Kernel, ...]:

@@ -90,15 +90,6 @@ Reg<Bytes> xor_bits(const Reg<Bytes>& x, const Reg<Bytes>& y) {
   return z;
 }
 
-// vpermd: 32-bit lanes in another order
-template <int Bytes>
-Reg<Bytes> permute32(const Reg<Bytes>& x, const Reg<Bytes>& order) {
-  Reg<Bytes> z;
-  for (int i = 0; i < Bytes / 4; ++i)
-    z.set(i, x.template at<uint32_t>(int(order.template at<uint32_t>(i) % uint32_t(Bytes / 4))));
-  return z;
-}
-
 // vpunpck…: elements of T from the low or high halves of each 128-bit part, alternately
 template <class T, int Bytes>
 Reg<Bytes> unpack(const Reg<Bytes>& x, const Reg<Bytes>& y, bool high) {
@@ -154,11 +145,6 @@ using __m512i = Reg<64>;
 [[maybe_unused]] __m256i _mm256_unpackhi_epi8(__m256i x, __m256i y) { return unpack<uint8_t>(x, y, true); }
 [[maybe_unused]] __m256i _mm256_unpacklo_epi16(__m256i x, __m256i y) { return unpack<uint16_t>(x, y, false); }
 [[maybe_unused]] __m256i _mm256_unpackhi_epi16(__m256i x, __m256i y) { return unpack<uint16_t>(x, y, true); }
-[[maybe_unused]] __m256i _mm256_permutevar8x32_epi32(__m256i x, __m256i order) { return permute32(x, order); }
-[[maybe_unused]] __m256i _mm256_setr_epi32(int a, int b, int c, int d, int e, int f, int g, int h) {
-  const int values[] = {a, b, c, d, e, f, g, h};
-  return load<32>(values);
-}
 
 [[maybe_unused]] __m512i _mm512_setzero_si512() { return splat<uint32_t, 64>(0); }
 [[maybe_unused]] __m512i _mm512_set1_epi32(int x) { return splat<int, 64>(x); }
@@ -181,7 +167,6 @@ using __mmask16 = uint16_t;
 [[maybe_unused]] __m512i _mm512_unpackhi_epi8(__m512i x, __m512i y) { return unpack<uint8_t>(x, y, true); }
 [[maybe_unused]] __m512i _mm512_unpacklo_epi16(__m512i x, __m512i y) { return unpack<uint16_t>(x, y, false); }
 [[maybe_unused]] __m512i _mm512_unpackhi_epi16(__m512i x, __m512i y) { return unpack<uint16_t>(x, y, true); }
-[[maybe_unused]] __m512i _mm512_permutexvar_epi32(__m512i order, __m512i x) { return permute32(x, order); }
 
 template <class... Ints>
 [[maybe_unused]] __m512i _mm512_setr_epi32(Ints... lanes) {
