@@ -49,14 +49,14 @@ bool is_image(const View& v, const ConvShape& s, const idx* size, idx channels, 
 // What both kinds have in common; job.w and job.w_sums are the caller's.
 void set_job(ConvJob& job, const View& x, int x_zero, bool x_signed, const py::tuple& by) {
   const ConvShape& s = job.shape;
-  require(is_byte(x, x_signed) && is_image(x, s, s.size, s.channels, 1), "conv: x does not fit the row or the geometry");
+  require(is_byte(x, x_signed) && is_image(x, s, s.size, s.channels, 1),
+          "conv: x does not fit the row or the geometry");
   require(x_signed ? x_zero >= -128 && x_zero < 128 : x_zero >= 0 && x_zero < 256, "conv: x_zero is no code");
   require(by.size() > 2 && by[1].is_none(), "conv: the epilogue has zero points of pixels");
   for (int d = 0; d < 4; ++d) job.x_step[d] = x.strides[d];
   if (!by[2].is_none()) {
     const View z = view_of(by[2].ptr());
-    require(z.dims == 1 && is_int32(z) && z.aligned && (z.strides[0] == 4 || s.filters == 1) &&
-                z.shape[0] == s.filters,
+    require(z.dims == 1 && is_int32(z) && z.aligned && (z.strides[0] == 4 || s.filters == 1) && z.shape[0] == s.filters,
             "conv: w_zero does not fit");
     job.w_zero = reinterpret_cast<const int32_t*>(z.data);
   }
@@ -92,6 +92,7 @@ void conv(int index, const py::array& x, const py::array& data, const py::array&
   std::vector<int32_t> zeros;
   const idx pixels = s.batch * s.out[0] * s.out[1] * s.out[2];
   const Epilogue e = epilogue_of(by, out, pixels, s.filters, false, zeros);
+  require(!e.bias_row && !e.m_row && !e.a_scale_step, "conv: the epilogue differs by pixel");
   job.epilogue = &e;
   bool good;
   {
@@ -120,6 +121,7 @@ void depthwise(int index, const py::array& x, const py::array& data, const py::a
   std::vector<int32_t> zeros;
   const idx pixels = s.batch * s.out[0] * s.out[1] * s.out[2];
   const Epilogue e = epilogue_of(by, out, pixels, s.filters, false, zeros);
+  require(!e.bias_row && !e.m_row && !e.a_scale_step, "conv: the epilogue differs by pixel");
   job.epilogue = &e;
   bool good;
   {

@@ -150,7 +150,7 @@ def shared_rows(height: int) -> tuple[int, int]:
 
 
 def pack_depthwise(w: Plain, groups: int) -> PackedConv:
-    """w (channels, 1, height, width, 1) in layout c4t4, [rows][taps/4][width][channels][4]; row r is moved by r taps."""
+    """w (channels, 1, height, width, 1) in layout c4t4, [rows][taps/4][width][channels][4]: row r, r taps later."""
     channels, _, height, width, _ = w.shape
     count, rows = shared_rows(height)
     taps = w[:, 0, :, :, 0].transpose(1, 2, 0)  # height, width, channels

@@ -132,7 +132,7 @@ class Kernel:
         out     (m, n) C contiguous, of `epilogue.container(epilogue.out)`; overlaps nothing; all of it is written
         epilogue  an `epilogue.Epilogue`
 
-    run, for op "conv":  run(x, w, conv, out, x_zero, epilogue) -> None        out = epilogue(the sum of A12), rows pixels
+    run, for op "conv":  run(x, w, conv, out, x_zero, epilogue) -> None          out = epilogue(A12), a row a pixel
         x       (batch, depth, height, width, channels) int8 or uint8, channels adjacent, other strides any
         w       (filters, depth, height, width, channels of a group) int8 or uint8, C contiguous; or a PackedConv
         conv    the geometry, which x and w fit

@@ -1,4 +1,4 @@
-"""The cases of the conv conformance test: geometries round every edge, values that break wrong kernels, every epilogue."""
+"""The cases of the conv conformance test: geometries round every edge, hostile values, every epilogue."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def grouped() -> list[Conv]:
 
 
 def depthwise() -> list[Conv]:
-    """Channels round vectors of 4 … 64, kernels of one and two groups of taps, segments shorter and longer than tiles."""
+    """Channels round vectors of 4 … 64, kernels of one and two groups of taps, short and long segments."""
     kernels = ((3, 3), (5, 5), (7, 7), (1, 1), (2, 4), (4, 1), (6, 3), (8, 2), (1, 9), (9, 1), (3, 5))
     channels = (2, 3, 4, 7, 8, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 100, 130)
     found = []

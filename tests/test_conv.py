@@ -244,6 +244,7 @@ def test_transposed() -> None:
 
 OUT = np.zeros((2, 5, 8, 12), np.int32)
 LONG = np.full((1, 1, 1, 140_000), 127, np.int8)
+PACKED = qk.pack_conv(W, layout="NHWC")
 READ_ONLY = np.zeros(OUT.shape, np.int32)
 READ_ONLY.flags.writeable = False
 CASES: dict[str, tuple[tuple, dict[str, Any], type, list[str]]] = {
@@ -277,7 +278,7 @@ CASES: dict[str, tuple[tuple, dict[str, Any], type, list[str]]] = {
     "zero of a QTensor": ((QX, QW), {"x_zero_point": 3}, TypeError, ["x_zero_point goes with plain integers"]),
     "one scale missing": ((QX, W), {}, TypeError, ["weight is plain integers and the other a QTensor"]),
     "x by channel": ((qk.QTensor(X, np.ones(8), axis=3), QW), {}, ValueError, ["x has scales by axis=3", "axis=None"]),
-    "weight by row": ((QX, qk.QTensor(W, np.ones(8), axis=3)), {}, ValueError, ["weight has scales by axis=3", "axis=0"]),
+    "weight by row": ((QX, qk.QTensor(W, np.ones(8), axis=3)), {}, ValueError, ["has scales by axis=3", "axis=0"]),
     "activation of integers": ((X, W), {"activation": "relu"}, ValueError, ["activation goes with QTensors"]),
     "out_dtype of integers": ((X, W), {"out_dtype": "float32"}, ValueError, ["out_dtype='float32'", "int32"]),
     "float bias of integers": ((X, W, np.ones(12)), {}, ValueError, ["bias of plain integers must be int32"]),
@@ -289,8 +290,8 @@ CASES: dict[str, tuple[tuple, dict[str, Any], type, list[str]]] = {
     "out: shape": ((X, W), {"out": OUT[:1]}, ValueError, ["out has shape (1, 5, 8, 12)", "(2, 5, 8, 12)"]),
     "out: dtype": ((X, W), {"out": OUT.astype(np.int64)}, TypeError, ["out has dtype int64", "int32"]),
     "out: read-only": ((X, W), {"out": READ_ONLY}, ValueError, ["read-only"]),
-    "packed for another layout": ((X, qk.pack_conv(W, layout="NHWC")), {"layout": "NCHW"}, ValueError, ["channels last"]),
-    "packed for other groups": ((X, qk.pack_conv(W, layout="NHWC")), {"groups": 2}, ValueError, ["groups=1", "groups=2"]),
+    "packed for another layout": ((X, PACKED), {"layout": "NCHW"}, ValueError, ["channels last"]),
+    "packed for other groups": ((X, PACKED), {"groups": 2}, ValueError, ["groups=1", "groups=2"]),
 }  # fmt: skip
 
 

@@ -22,8 +22,8 @@ PACKAGE = ROOT / "qkernels"
 LAYERS = (
     {"_native", "_emulated", "_cuda"},
     {
-        "activations", "arrays", "bounds", "checks", "conv_weight", "dtypes", "epilogue", "geometry", "indexing", "kernel",
-        "rounding", "scales", "subbyte", "tensor", "verbose", "weight",
+        "activations", "arrays", "bounds", "checks", "conv_weight", "dtypes", "epilogue", "geometry", "indexing",
+        "kernel", "rounding", "scales", "subbyte", "tensor", "verbose", "weight",
     },
     {"backends"},
     {"dispatch", "hardware", "threads"},

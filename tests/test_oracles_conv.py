@@ -1,5 +1,5 @@
-"""ONNX Runtime says the same: ConvInteger and QLinearConv, more than a thousand random cases, every element. A model has
-its strides and groups fixed and its sizes free, so that it serves several cases."""
+"""ONNX Runtime says the same: ConvInteger and QLinearConv, more than a thousand random cases, every element. A model
+has its strides and groups fixed and its sizes free, so that it serves several cases."""
 
 from __future__ import annotations
 
@@ -81,8 +81,8 @@ class Layer:
     def ours(self, x: Any, w: Any, *bias: Any, **rest: Any) -> Any:
         op, layout = (qk.conv2d, "NCHW") if x.ndim == 4 else (qk.conv1d, "NCW")
         return op(
-            x, w, *bias, layout=layout, stride=self.stride, padding=self.pads, dilation=self.dilation, groups=self.groups,
-            **rest,
+            x, w, *bias, layout=layout, stride=self.stride, padding=self.pads, dilation=self.dilation,
+            groups=self.groups, **rest,
         )  # fmt: skip
 
 

@@ -116,6 +116,7 @@ bool image_is_a(const ConvJob& job) {
 struct Context {
   const KernelRow& row;
   const ConvJob& job;
+  Epilogue folded;  // the zero point of the image in its bias
   int in_m, in_n;
   bool direct;
   std::atomic<bool> failed{false};
@@ -141,16 +142,15 @@ Epilogue epilogue_of_filters(Epilogue e, idx j) {
   return e;
 }
 
-void band(Context& c, const Matrix& m, idx index, Range pixels, Range n, const int32_t* zeros) {
+void band(Context& c, const Matrix& m, idx index, Range pixels, Range n) {
   const ConvJob& job = c.job;
   Gemm g = {};
   g.m = pixels.end - pixels.begin, g.n = m.filters;
   g.a_col = 1;
   g.w = job.w + index * padded(m.filters, kPanel) * m.k_whole, g.w_panel = m.k_whole * kPanel;
   g.w_sums = job.w_sums + index * padded(m.filters, kPanel);
-  const Epilogue e = epilogue_of_filters(epilogue_from(*job.epilogue, pixels.begin), m.first_filter);
+  const Epilogue e = epilogue_of_filters(epilogue_from(c.folded, pixels.begin), m.first_filter);
   g.epilogue = &e;
-  g.a_zero = job.x_zero ? zeros : nullptr;
   g.w_zero = job.w_zero ? job.w_zero + m.first_filter : nullptr;
   g.l1_bytes = job.l1_bytes, g.l2_bytes = job.l2_bytes;
   if (c.direct) {
@@ -183,18 +183,9 @@ void task(void* context, int index) {
   idx rows = max_of(kBandBytes / first.k_whole / c.row.mr, 1) * c.row.mr;
   if (c.direct) rows = mine.end - mine.begin;
   rows = min_of(rows, mine.end - mine.begin);
-  int32_t* zeros = nullptr;
-  if (job.x_zero) {
-    zeros = static_cast<int32_t*>(thread_scratch(kZeroScratch, size_t(rows * 4)));
-    if (!zeros) {
-      c.failed = true;
-      return;
-    }
-    for (idx i = 0; i < rows; ++i) zeros[i] = job.x_zero;
-  }
   for (idx at = mine.begin; at < mine.end;) {
     const idx end = min_of(at + rows, mine.end);
-    for (idx i = 0; i < job.matrices; ++i) band(c, matrix_of(job, i), i, {at, end}, n, zeros);
+    for (idx i = 0; i < job.matrices; ++i) band(c, matrix_of(job, i), i, {at, end}, n);
     at = end;
   }
 }
@@ -206,12 +197,32 @@ int worth(double us, int threads) {
 
 }  // namespace
 
+namespace {
+
+// −za · Σ(w − zw) into the bias, mod 2³²: the image has one zero point, and edges read it. room: a sum a filter.
+void fold_zero(const ConvJob& job, idx k, Epilogue& e, int32_t* room) {
+  const idx filters = job.shape.filters / job.matrices, columns = padded(filters, kPanel);
+  for (idx j = 0; j < job.shape.filters; ++j) {
+    const uint32_t of_weights = uint32_t(job.w_sums[j / filters * columns + j % filters]) -
+                                (job.w_zero ? uint32_t(k) * uint32_t(job.w_zero[j]) : 0u);
+    room[j] = int32_t((e.bias ? uint32_t(e.bias[j]) : 0u) - uint32_t(job.x_zero) * of_weights);
+  }
+  e.bias = room;
+}
+
+}  // namespace
+
 bool run_conv(const KernelRow& row, const ConvJob& job, int threads, bool forced) {
   const ConvShape& s = job.shape;
   const idx pixels = s.batch * s.out[0] * s.out[1] * s.out[2];
   const Matrix m = matrix_of(job, 0);
   const int tasks = forced ? threads : worth(estimated_us(row, pixels, m.filters, m.k) * double(job.matrices), threads);
-  Context c{row, job, 1, 1, image_is_a(job), {false}};
+  Context c{row, job, *job.epilogue, 1, 1, image_is_a(job), {false}};
+  if (job.x_zero) {
+    int32_t* const room = static_cast<int32_t*>(thread_scratch(kZeroScratch, size_t(s.filters) * 4));
+    if (!room) return false;
+    fold_zero(job, c.direct ? m.k : m.k_whole, c.folded, room);
+  }
   // The grid that leaves the largest block smallest; ties go to rows, whose windows are gathered once.
   const idx m_tiles = ceil_div(pixels, row.mr), n_tiles = ceil_div(m.filters, row.nr);
   idx best = m_tiles * n_tiles;

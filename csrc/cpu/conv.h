@@ -19,7 +19,7 @@ struct ConvJob {
   const uint8_t* w;
   const int32_t* w_sums;
   idx matrices;
-  const int32_t* w_zero;  // of every filter, or null
+  const int32_t* w_zero;     // of every filter, or null
   const Epilogue* epilogue;  // rows are output pixels, in order
   idx l1_bytes, l2_bytes;
 };

@@ -147,6 +147,9 @@ struct Depthwise {
                                                                        reinterpret_cast<int32_t*>(at + p.second);
     int32_t* const start = reinterpret_cast<int32_t*>(at + p.start);
     const uint32_t zero = uint32_t(job.x_zero) + D::kShift;
+    Epilogue rest = *job.epilogue;  // its integer bias is where the sums start
+    const int32_t* const bias = rest.bias;
+    rest.bias = nullptr;
     for (idx c = 0; c < p.channels; ++c) start[c] = c < s.channels ? int32_t(0u - zero * uint32_t(job.w_sums[c])) : 0;
     memset(at + p.zeros, job.x_zero, size_t(p.columns * s.channels));
     const idx w_tap = p.channels * kGroup, w_group = w_tap * s.kernel[2], w_row = w_group * p.groups;
@@ -177,7 +180,7 @@ struct Depthwise {
           segment(of_ones, rows, at, at + p.ones, 0, nullptr, s.channels, pixels, second);
           weight_zeros(job, p, rows, zero, tile, second);
         }
-        store(job, p, line, rows, x, pixels, tile);
+        store(job, rest, p, line, rows, x, pixels, tile);
       }
       line += rows;
     }
@@ -194,11 +197,12 @@ struct Depthwise {
   }
 
   // Columns in parts no wider than finish_rows takes.
-  static void store(const ConvJob& job, const Plan& p, idx line, idx rows, idx x, idx pixels, const int32_t* tile) {
+  static void store(const ConvJob& job, const Epilogue& e, const Plan& p, idx line, idx rows, idx x, idx pixels,
+                    const int32_t* tile) {
     for (idx r = 0; r < rows; ++r)
       for (idx c = 0; c < job.shape.channels; c += kFinishColumns)
-        finish_rows(*job.epilogue, tile + r * p.pixels * p.channels + c, p.channels,
-                    (line + r) * job.shape.out[2] + x, pixels, c, min_of(kFinishColumns, job.shape.channels - c));
+        finish_rows(e, tile + r * p.pixels * p.channels + c, p.channels, (line + r) * job.shape.out[2] + x,
+                    pixels, c, min_of(kFinishColumns, job.shape.channels - c));
   }
 };
 

@@ -1,7 +1,7 @@
 """Convolution in NumPy, over any exact matrix product: what the rows of NumPy and Numba share.
 
 Windows are copied side by side (im2col) for one band of output rows at a time, so that no temporary is larger than
-BAND bytes, or than one output row. Depthwise convolutions are no products: there, one multiply-add of whole images a tap.
+BAND bytes, or than one output row. Depthwise convolutions are no products: there, one multiply-add of a band a tap.
 """
 
 from __future__ import annotations
@@ -83,7 +83,8 @@ def _product(gemm: Callable[..., None], w: np.ndarray, conv: Conv, x_zero: int, 
         image = x.reshape(*x.shape[:-1], groups, depth)
         windows = np.full((groups, 1, len(rows), conv.out[2], *conv.kernel, depth), x_zero, x.dtype)
         for tap, outputs, inputs in _taps(conv, at, rows):
-            windows[(slice(None), *outputs, *tap)] = np.moveaxis(image[inputs], -2, 0)
+            at_tap: list[Any] = [slice(None), *outputs, *tap]
+            windows[tuple(at_tap)] = np.moveaxis(image[inputs], -2, 0)
         m = len(acc)
         product = acc[None] if groups == 1 else np.empty((groups, m, filters), np.int32)
         a_zero = np.full((groups, m), x_zero, np.int32) if x_zero else None
@@ -107,7 +108,7 @@ def _depthwise(w: np.ndarray, conv: Conv, x_zero: int, w_zero: Any) -> Accumulat
             window = x[inputs].astype(np.int32)
             if x_zero:
                 window -= np.int32(x_zero)
-            window *= taps[(slice(None), *tap)]
+            window *= taps[:, *tap]
             sums[outputs] += window
 
     return accumulate

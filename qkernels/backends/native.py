@@ -148,4 +148,5 @@ def kernels_of(module: Any, threads: int = 0) -> tuple[Kernel, ...]:
 ROWS: list[dict[str, Any]] = _native.rows() if _native else []
 GEMM = kernels_of(_native) if _native else ()
 KERNELS = (*GEMM, *conv_kernels_of(_native)) if _native else ()
+DEPTHWISE_ROWS: list[dict[str, Any]] = _native.depthwise_rows() if _native else []
 INDEX = {row["name"]: index for index, row in enumerate(ROWS)}

@@ -713,18 +713,17 @@ def _run_conv(x: Array, w: Any, conv: Conv, out: Array, x_zero: int, by: Epilogu
     """A12 in three axes: a sum of two-dimensional ones over the taps in depth."""
     plain = w if isinstance(w, np.ndarray) else w.unpack_nhwc()
     (_, *size), (_, *kernel), (step, *stride), (gap, *dilation), (front, *before), (_, *count) = conv[1:2] + conv[4:9]
-    ends = [
-        (c - 1) * s + d * (k - 1) + 1 - n - b for n, k, s, d, b, c in zip(size, kernel, stride, dilation, before, count)
-    ]
-    pads = tuple((max(b, 0), max(e, 0)) for b, e in zip(before, ends))
-    rows, columns = (slice(max(-b, 0), n - max(-e, 0)) for n, b, e in zip(size, before, ends))
+    ends = [(count[i] - 1) * stride[i] + dilation[i] * (kernel[i] - 1) + 1 - size[i] - before[i] for i in (0, 1)]
+    pads = tuple((max(before[i], 0), max(ends[i], 0)) for i in (0, 1))
+    rows, columns = (slice(max(-before[i], 0), size[i] - max(-ends[i], 0)) for i in (0, 1))
     total = np.zeros((conv.batch, *conv.out, conv.filters), S64)
     for od, kd in np.ndindex(conv.out[0], conv.kernel[0]):
         at = od * step + kd * gap - front
         if 0 <= at < conv.size[0]:
             total[:, od] += conv2d(
-                x[:, at, rows, columns], plain[:, kd], stride=stride, padding=pads, dilation=dilation, groups=conv.groups,
-                x_zero=x_zero, w_zero=0 if by.w_zero is None else by.w_zero,
+                x[:, at, rows, columns], plain[:, kd], stride=(stride[0], stride[1]), padding=pads,
+                dilation=(dilation[0], dilation[1]), groups=conv.groups, x_zero=x_zero,
+                w_zero=0 if by.w_zero is None else by.w_zero,
             )  # fmt: skip
     out[...] = finish(wrap32(total).reshape(out.shape), by)
 

@@ -285,5 +285,5 @@ def compute(call: Operands, by: Epilogue, out: np.ndarray) -> None:
         call, by = call._replace(x=x, w=w, conv=conv, x_zero=0, w_zero=None), by._replace(w_zero=None)
     problem = call.problem()
     kernel: Kernel = dispatch.choose(problem)
-    w = call.w if isinstance(call.w, PackedConv) else np.ascontiguousarray(call.w)
-    verbose.timed(kernel, problem, kernel.run, adjacent(call.x), w, call.conv, out, call.x_zero, by)
+    weights: Any = call.w if isinstance(call.w, PackedConv) else np.ascontiguousarray(call.w)
+    verbose.timed(kernel, problem, kernel.run, adjacent(call.x), weights, call.conv, out, call.x_zero, by)

@@ -23,20 +23,20 @@ def conv2d(
     groups: int = 1, activation: Any = None, residual: Any = None, out_scale: Any = None, out_zero_point: Any = 0,
     out_dtype: Any = None, rounding: Any = "half_even", x_zero_point: Any = 0, w_zero_point: Any = 0, out: Any = None,
 ) -> Any:  # fmt: skip
-    """y = activation(x ∗ weight + bias + residual), in one pass                             arithmetic.md A12, A2, A4 … A6
+    """y = activation(x ∗ weight + bias + residual), in one pass                          arithmetic.md A12, A2, A4 … A6
 
     x           (n, h, w, c) for layout="NHWC", (n, c, h, w) for "NCHW": a QTensor of 8 bits or fewer and one scale, or
                 plain int8 or uint8
-    weight      (out, kh, kw, in/groups) for "NHWC", (out, in/groups, kh, kw) for "NCHW": a QTensor with one scale or one
-                for each filter (axis=0), packed at its first use and remembered; plain int8 or uint8; or what
+    weight      (out, kh, kw, in/groups) for "NHWC", (out, in/groups, kh, kw) for "NCHW": a QTensor with one scale or
+                one for each filter (axis=0), packed at its first use and remembered; plain int8 or uint8; or what
                 `pack_conv` made of either
     bias        (out,): int32 in units of x_scale · weight_scale, or floats (of an integer result rounded to that unit)
     layout      kernels work on NHWC; NCHW is copied there, and its result back: `explain` says how many bytes
     stride, dilation   an int, or (vertical, horizontal)
     padding     an int, (h, w), ((top, bottom), (left, right)), "valid", "same_upper" or "same_lower"; outside of the
                 image stands x's zero point
-    activation, residual, out_scale, out_zero_point, out_dtype, rounding, out   as in `linear`; the result is (n, oh, ow,
-                out), or (n, out, oh, ow). Plain integers give int32, the accumulators (ONNX ConvInteger)
+    activation, residual, out_scale, out_zero_point, out_dtype, rounding, out   as in `linear`; the result is
+                (n, oh, ow, out), or (n, out, oh, ow). Plain integers give int32, the accumulators (ONNX ConvInteger)
     x_zero_point, w_zero_point   of plain integers: a scalar; a scalar or (out,)
 
     Without curved activations every result is the same bits on every CPU, kernel and number of threads.
@@ -87,7 +87,8 @@ class _Call(NamedTuple):
 
 def _check(op: str, axes: int, x: Any, weight: Any, bias: Any, *geometry: Any) -> _Call:
     *where, x_zero, w_zero, wanted = geometry
-    operands, order = shared.check(op, axes, x, weight, *where, x_zero, w_zero)
+    layout, stride, padding, dilation, groups = where
+    operands, order = shared.check(op, axes, x, weight, layout, stride, padding, dilation, groups, x_zero, w_zero)
     conv = operands.conv
     shape = (conv.batch, *conv.out[3 - axes :], conv.filters)
     wishes, by = epilogue_of(op, operands, x, order, shape, bias, *wanted)

@@ -28,10 +28,10 @@ def conv_transpose2d(
     out_zero_point: Any = 0, out_dtype: Any = None, rounding: Any = "half_even", x_zero_point: Any = 0,
     w_zero_point: Any = 0, out: Any = None,
 ) -> Any:  # fmt: skip
-    """The transposed convolution, y[o] = Σ x[i]·w[t] over i·stride + t·dilation − padding = o              A12, A2, A4 … A6
+    """The transposed convolution, y[o] = Σ x[i]·w[t] over i·stride + t·dilation − padding = o          A12, A2, A4 … A6
 
-    weight          (out, kh, kw, in/groups) for layout="NHWC", as TFLite has it; (in, out/groups, kh, kw) for "NCHW", as
-                    ONNX and torch have it. Plain integers or a QTensor of one scale (NHWC: or axis=0)
+    weight          (out, kh, kw, in/groups) for layout="NHWC", as TFLite has it; (in, out/groups, kh, kw) for "NCHW",
+                    as ONNX and torch have it. Plain integers or a QTensor of one scale (NHWC: or axis=0)
     padding         taken off the result: an int, (h, w) or ((top, bottom), (left, right)); the result has
                     (size − 1)·stride + dilation·(kernel − 1) + 1 − padding + output_padding pixels
     output_padding  pixels more at the bottom and right, an int or (h, w), less than stride or dilation
@@ -165,9 +165,10 @@ def _weight(weight: Any, order: shared.Layout, groups: int) -> tuple[np.ndarray,
 
 
 def _operands(
-    x: Any, w: np.ndarray, w_scale: Any, w_own: Any, order: shared.Layout, gaps: Any, groups: int, x_zero: Any, w_zero: Any
+    x: Any, w: np.ndarray, w_scale: Any, w_own: Any, order: shared.Layout, gaps: Any, groups: int, x_zero: Any,
+    w_zero: Any,
 ) -> shared.Operands:  # fmt: skip
-    """Those of an ordinary convolution of step 1 that meets every pixel: only its geometry changes from phase to phase."""
+    """Those of an ordinary convolution of step 1 that meets every pixel: only its geometry changes with the phase."""
     codes, x_scale, x_own = shared.codes_of(OP, "x", x)
     if (x_scale is None) != (w_scale is None):
         bare = "x" if x_scale is None else "weight"
