@@ -3,6 +3,7 @@
 // Windows that leave the image read its zero point, so that every row has the same corrections.
 //
 // A 1×1 convolution without strides is a product as it stands: its A is the image.
+#define QK_ISA conv_baseline
 #include "conv.h"
 
 #include <string.h>
@@ -10,96 +11,33 @@
 #include <atomic>
 
 #include "environment.h"
+#include "gather.h"
 #include "plan.h"
 #include "threads.h"
 
 namespace qk {
+namespace x86_avx512bw_gather {
+extern const Gather gather;
+}
 namespace {
 
 constexpr double kMinThreadUs = 20;    // work that is worth waking a thread for
 constexpr idx kBandBytes = 128 << 10;  // gathered rows wait for their turn in L2
 
-// n bytes, in pieces that may overlap: a call of memcpy costs more than most of these copies.
-inline void copy(uint8_t* dst, const uint8_t* src, idx n) {
-  if (n >= 16) {
-    idx i = 0;
-    for (; i + 16 <= n; i += 16) memcpy(dst + i, src + i, 16);
-    if (i < n) memcpy(dst + n - 16, src + n - 16, 16);
-  } else if (n >= 8) {
-    uint64_t head, tail;
-    memcpy(&head, src, 8), memcpy(&tail, src + n - 8, 8);
-    memcpy(dst, &head, 8), memcpy(dst + n - 8, &tail, 8);
-  } else {
-    for (idx i = 0; i < n; ++i) dst[i] = src[i];
-  }
-}
-
-struct Pixel {
-  idx image, at[3];
-};
-
-inline Pixel pixel_of(const ConvShape& s, idx index) {
-  Pixel p;
-  for (int axis = 2; axis >= 0; --axis) p.at[axis] = index % s.out[axis], index /= s.out[axis];
-  p.image = index;
-  return p;
-}
-
-inline void step(const ConvShape& s, Pixel& p) {
-  for (int axis = 2; axis >= 0; --axis) {
-    if (++p.at[axis] < s.out[axis]) return;
-    p.at[axis] = 0;
-  }
-  ++p.image;
-}
-
-struct Matrix {  // one of the merged groups
-  idx channels, first_channel, filters, first_filter, k, k_whole;
-};
-
-Matrix matrix_of(const ConvJob& job, idx index) {
+ConvMatrix matrix_of(const ConvJob& job, idx index) {
   const ConvShape& s = job.shape;
-  Matrix m;
+  ConvMatrix m;
   m.channels = s.channels / job.matrices, m.filters = s.filters / job.matrices;
   m.first_channel = index * m.channels, m.first_filter = index * m.filters;
   m.k = s.kernel[0] * s.kernel[1] * s.kernel[2] * m.channels, m.k_whole = padded(m.k, kPackedK);
   return m;
 }
 
-// The taps of one row of the kernel, of one pixel: kernel width × channels bytes.
-inline void gather_row(const ConvJob& job, const Matrix& m, const uint8_t* row, idx left, bool inside, uint8_t* dst) {
-  const ConvShape& s = job.shape;
-  const idx taps = s.kernel[2], c = m.channels;
-  if (!inside) {
-    memset(dst, uint8_t(job.x_zero), size_t(taps * c));
-  } else if (s.dilation[2] == 1 && job.x_step[3] == c) {  // neighbours: one run
-    const idx first = min_of(max_of(-left, 0), taps), last = max_of(min_of(s.size[2] - left, taps), first);
-    if (first > 0) memset(dst, uint8_t(job.x_zero), size_t(first * c));
-    if (last > first) copy(dst + first * c, row + (left + first) * c, (last - first) * c);
-    if (taps > last) memset(dst + last * c, uint8_t(job.x_zero), size_t((taps - last) * c));
-  } else {
-    for (idx t = 0; t < taps; ++t, left += s.dilation[2], dst += c)
-      if (left >= 0 && left < s.size[2]) copy(dst, row + left * job.x_step[3], c);
-      else memset(dst, uint8_t(job.x_zero), size_t(c));
-  }
-}
-
-void gather(const ConvJob& job, const Matrix& m, Range pixels, uint8_t* dst, idx dst_row) {
-  const ConvShape& s = job.shape;
-  Pixel p = pixel_of(s, pixels.begin);
-  for (idx i = pixels.begin; i < pixels.end; ++i, dst += dst_row, step(s, p)) {
-    const uint8_t* image = job.x + p.image * job.x_step[0] + m.first_channel;
-    const idx front = p.at[0] * s.stride[0] - s.before[0], top = p.at[1] * s.stride[1] - s.before[1];
-    const idx left = p.at[2] * s.stride[2] - s.before[2];
-    uint8_t* to = dst;
-    for (idx kd = 0; kd < s.kernel[0]; ++kd)
-      for (idx kh = 0; kh < s.kernel[1]; ++kh, to += s.kernel[2] * m.channels) {
-        const idx d = front + kd * s.dilation[0], h = top + kh * s.dilation[1];
-        const bool inside = d >= 0 && d < s.size[0] && h >= 0 && h < s.size[1];
-        gather_row(job, m, image + d * job.x_step[1] + h * job.x_step[2], left, inside, to);
-      }
-    memset(to, uint8_t(job.x_zero), size_t(m.k_whole - m.k));
-  }
+Gather gather_of(const KernelRow& row) {
+#ifdef QK_HAVE_X86_AVX512BW_GATHER  // all of these instruction sets have its own
+  if (strstr(row.isa, "avx512") || strcmp(row.isa, "x86_amx") == 0) return x86_avx512bw_gather::gather;
+#endif
+  return conv_baseline::gather_pixels<16>;
 }
 
 bool image_is_a(const ConvJob& job) {
@@ -117,6 +55,7 @@ struct Context {
   const KernelRow& row;
   const ConvJob& job;
   Epilogue folded;  // the zero point of the image in its bias
+  Gather gather;
   int in_m, in_n;
   bool direct;
   std::atomic<bool> failed{false};
@@ -142,7 +81,7 @@ Epilogue epilogue_of_filters(Epilogue e, idx j) {
   return e;
 }
 
-void band(Context& c, const Matrix& m, idx index, Range pixels, Range n) {
+void band(Context& c, const ConvMatrix& m, idx index, Range pixels, Range n) {
   const ConvJob& job = c.job;
   Gemm g = {};
   g.m = pixels.end - pixels.begin, g.n = m.filters;
@@ -163,7 +102,7 @@ void band(Context& c, const Matrix& m, idx index, Range pixels, Range n) {
       c.failed = true;
       return;
     }
-    gather(job, m, pixels, a, g.a_row);
+    c.gather(job, m, pixels, a, g.a_row);
     g.a = a;
   }
   if (void* scratch = thread_scratch(kBlockScratch, c.row.scratch_bytes(g))) c.row.block(g, {0, g.m}, n, scratch);
@@ -176,7 +115,7 @@ void task(void* context, int index) {
   const ConvJob& job = c.job;
   const ConvShape& s = job.shape;
   const idx pixels = s.batch * s.out[0] * s.out[1] * s.out[2];
-  const Matrix first = matrix_of(job, 0);
+  const ConvMatrix first = matrix_of(job, 0);
   const Range mine = part(pixels, c.row.mr, c.in_m, index / c.in_n);
   const Range n = part(first.filters, c.row.nr, c.in_n, index % c.in_n);
   if (mine.begin == mine.end || n.begin == n.end) return;
@@ -215,9 +154,9 @@ void fold_zero(const ConvJob& job, idx k, Epilogue& e, int32_t* room) {
 bool run_conv(const KernelRow& row, const ConvJob& job, int threads, bool forced) {
   const ConvShape& s = job.shape;
   const idx pixels = s.batch * s.out[0] * s.out[1] * s.out[2];
-  const Matrix m = matrix_of(job, 0);
+  const ConvMatrix m = matrix_of(job, 0);
   const int tasks = forced ? threads : worth(estimated_us(row, pixels, m.filters, m.k) * double(job.matrices), threads);
-  Context c{row, job, *job.epilogue, 1, 1, image_is_a(job), {false}};
+  Context c{row, job, *job.epilogue, gather_of(row), 1, 1, image_is_a(job), {false}};
   if (job.x_zero) {
     int32_t* const room = static_cast<int32_t*>(thread_scratch(kZeroScratch, size_t(s.filters) * 4));
     if (!room) return false;

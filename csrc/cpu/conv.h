@@ -24,6 +24,13 @@ struct ConvJob {
   idx l1_bytes, l2_bytes;
 };
 
+struct ConvMatrix {  // one of the merged groups
+  idx channels, first_channel, filters, first_filter, k, k_whole;
+};
+
+// Rows of A for output pixels, dst_row bytes apart: windows, then the image's zero point up to k_whole.
+using Gather = void (*)(const ConvJob&, const ConvMatrix&, Range pixels, uint8_t* dst, idx dst_row);
+
 // One line of the registry: a depthwise convolution (kernel depth 1). job.w: layout c4t4, w_sums: of every channel.
 struct DepthwiseRow {
   const char *name, *types, *isa;

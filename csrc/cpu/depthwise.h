@@ -150,7 +150,8 @@ struct Depthwise {
     Epilogue rest = *job.epilogue;  // its integer bias is where the sums start
     const int32_t* const bias = rest.bias;
     rest.bias = nullptr;
-    for (idx c = 0; c < p.channels; ++c) start[c] = c < s.channels ? int32_t(0u - zero * uint32_t(job.w_sums[c])) : 0;
+    for (idx c = 0; c < p.channels; ++c)
+      start[c] = c < s.channels ? int32_t(uint32_t(bias ? bias[c] : 0) - zero * uint32_t(job.w_sums[c])) : 0;
     memset(at + p.zeros, job.x_zero, size_t(p.columns * s.channels));
     const idx w_tap = p.channels * kGroup, w_group = w_tap * s.kernel[2], w_row = w_group * p.groups;
     QuadSteps steps = {s.stride[2] * s.channels * kGroup,
