@@ -5,6 +5,7 @@
 
 #include <string>
 
+#include "bind_conv.h"
 #include "cpu/features.h"
 #include "cpu/pack.h"
 #include "cpu/plan.h"
@@ -160,6 +161,7 @@ QK_PYBIND11_MODULE(QK_MODULE, m) {
   m.def("cache_bytes", &cache_bytes, py::arg("level"));
   add_elementwise(m.ptr());
   add_linear(m);
+  add_conv(m);
   add_fast_call(m.ptr());
   add_fast_linear(m.ptr());
 #ifdef QK_EMULATE

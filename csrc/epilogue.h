@@ -43,6 +43,20 @@ struct Epilogue {
   int32_t residual_zero;
 };
 
+// That of rows i and after.
+static inline Epilogue epilogue_from(Epilogue e, idx i) {
+  constexpr idx kBytes[] = {4, 4, 2, 2, 1, 1, 2, 2};
+  e.out = static_cast<char*>(e.out) + i * e.out_row * kBytes[int(e.type)];
+  if (e.bias) e.bias += i * e.bias_row;
+  if (e.m) e.m += i * e.m_row;
+  if (e.m64) e.m64 += i * e.m_row;
+  if (e.q) e.q += i * e.m_row, e.e += i * e.m_row;
+  if (e.a_scale) e.a_scale += i * e.a_scale_step;
+  const char* const residual = static_cast<const char*>(e.residual);
+  if (residual) e.residual = residual + i * e.residual_row * (e.residual_type == Residual::f32 ? 4 : 1);
+  return e;
+}
+
 // activations.cpp: rows of real numbers, in the baseline instruction set
 void activate_row(Curve curve, float* y, idx n);
 void cast_row_f16(const float* y, uint16_t* out, idx n);

@@ -131,6 +131,8 @@ void read_residual(Epilogue& e, const py::tuple& by, idx m, idx n) {
   e.residual_zero = py::cast<int32_t>(by[kResidualZero]);
 }
 
+}  // namespace
+
 Epilogue epilogue_of(const py::tuple& by, const py::array& out, idx m, idx n, bool finds_scale,
                      std::vector<int32_t>& zeros) {
   static const char* const names[] = {"int32", "float32", "float16", "bfloat16", "int8", "uint8", "int16", "uint16"};
@@ -168,6 +170,8 @@ Epilogue epilogue_of(const py::tuple& by, const py::array& out, idx m, idx n, bo
   }
   return e;
 }
+
+namespace {
 
 void linear(int index, const py::array& a, const py::object& w, const py::array& out, const py::tuple& by,
             int threads) {

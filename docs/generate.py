@@ -38,6 +38,8 @@ def _line(kernel: Kernel, rows: dict[str, dict]) -> str:
 
 def page() -> str:
     rows = {row["name"]: row for row in native.ROWS}
+    rows |= {row["name"].replace("gemm", "conv"): row for row in native.ROWS}
+    rows |= {row["name"]: {"min_m": 1, **row} for row in native.DEPTHWISE_ROWS}
     return HEAD + "".join(_line(kernel, rows) for kernel in qkernels.kernels())
 
 

@@ -8,11 +8,14 @@ array([[49152, 49152],
 """
 
 from qkernels.config import show_config
+from qkernels.conv_weight import PackedConv
 from qkernels.dispatch import explain, kernels, use
 from qkernels.kernel import Kernel, NoKernelError
 from qkernels.ops.add import add
 from qkernels.ops.calibrate import calibrate
 from qkernels.ops.concat import concat
+from qkernels.ops.conv2d import conv1d, conv2d, conv3d
+from qkernels.ops.conv_transpose2d import conv_transpose2d
 from qkernels.ops.dequantize import dequantize
 from qkernels.ops.dynamic_quantize import dynamic_quantize
 from qkernels.ops.linear import linear, pack_linear
@@ -21,6 +24,7 @@ from qkernels.ops.matmul import matmul
 from qkernels.ops.mul import mul
 from qkernels.ops.pack import pack
 from qkernels.ops.pools import avg_pool2d, global_avg_pool, max_pool2d
+from qkernels.ops.pack_conv import pack_conv
 from qkernels.ops.quantization_error import QuantizationError, quantization_error
 from qkernels.ops.quantize import fake_quantize, quantize
 from qkernels.ops.requantize import requantize
@@ -35,6 +39,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Kernel",
     "NoKernelError",
+    "PackedConv",
     "PackedLinear",
     "PackedMatrix",
     "QTensor",
@@ -44,6 +49,10 @@ __all__ = [
     "calibrate",
     "clamp",
     "concat",
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "conv_transpose2d",
     "dequantize",
     "dynamic_quantize",
     "explain",
@@ -57,6 +66,7 @@ __all__ = [
     "max_pool2d",
     "mul",
     "pack",
+    "pack_conv",
     "pack_linear",
     "patch_numpy",
     "quantization_error",

@@ -18,6 +18,44 @@ ISAS = (
 )  # fmt: skip
 
 
+class Conv(NamedTuple):
+    """The geometry of a convolution, in three spatial axes (depth, height, width); those that are not there have 1.
+
+    Output pixel o, tap t of an axis read image coordinate o·stride + t·dilation − before; outside of the image they
+    read the zero point, so that what follows the image needs no number of its own. Channels of a group are adjacent.
+    """
+
+    batch: int
+    size: tuple[int, int, int]  # of the image
+    channels: int
+    filters: int
+    kernel: tuple[int, int, int]
+    stride: tuple[int, int, int]
+    dilation: tuple[int, int, int]
+    before: tuple[int, int, int]  # zeros before the image; negative where that much of it is left out
+    out: tuple[int, int, int]
+    groups: int
+
+    @property
+    def taps(self) -> int:
+        return self.kernel[0] * self.kernel[1] * self.kernel[2]
+
+    @property
+    def pixels(self) -> int:
+        """Of the output: the rows m of the product that the convolution is."""
+        return self.batch * self.out[0] * self.out[1] * self.out[2]
+
+    @property
+    def depthwise(self) -> bool:
+        """One filter a channel."""
+        return self.groups == self.channels == self.filters > 1
+
+    def __str__(self) -> str:
+        text = "×".join(map(str, (self.batch, *self.size, self.channels)))
+        kernel, strides, dilations = ("×".join(map(str, v)) for v in (self.kernel, self.stride, self.dilation))
+        return f"image {text}, kernel {kernel}, stride {strides}, dilation {dilations}, groups {self.groups}"
+
+
 class Problem(NamedTuple):
     """All that dispatch may look at. One product out[m, n] = a[m, k] · w[k, n], or whatever `op` makes of m, n, k."""
 
@@ -27,11 +65,19 @@ class Problem(NamedTuple):
     n: int
     k: int
     layout: str = ""  # of the weights: "" plain strided array, "n16k4" packed
+<<<<<<< HEAD
     device: str = ""  # where the arrays lie: "" host memory, "cuda:0" a GPU
 
     def __str__(self) -> str:
         place = f", on {self.device}" if self.device else ""
         return f"{self.op} {self.types} m={self.m} n={self.n} k={self.k}, layout {self.layout or 'plain'}{place}"
+=======
+    conv: Conv | None = None  # of op "conv": m output pixels, n filters, k = taps · channels of a group
+
+    def __str__(self) -> str:
+        shape = f", {self.conv}" if self.conv else ""
+        return f"{self.op} {self.types} m={self.m} n={self.n} k={self.k}{shape}, layout {self.layout or 'plain'}"
+>>>>>>> c34d204
 
 
 class Hardware(NamedTuple):
@@ -129,6 +175,14 @@ class Kernel:
         w       the PackedMatrix of layout `layout`: a PackedLinear's part; plain weights are packed before
         out     (m, n) C contiguous, of `epilogue.container(epilogue.out)`; overlaps nothing; all of it is written
         epilogue  an `epilogue.Epilogue`
+
+    run, for op "conv":  run(x, w, conv, out, x_zero, epilogue) -> None          out = epilogue(A12), a row a pixel
+        x       (batch, depth, height, width, channels) int8 or uint8, channels adjacent, other strides any
+        w       (filters, depth, height, width, channels of a group) int8 or uint8, C contiguous; or a PackedConv
+        conv    the geometry, which x and w fit
+        out     (conv.pixels, filters) C contiguous, of `epilogue.container(epilogue.out)`; else as of "linear"
+        x_zero  an int of x's type, which taps outside of the image read; the epilogue's a_zero is None
+        epilogue  an `epilogue.Epilogue` of one a_scale
 
     run, for the elementwise ops. Problem: m = rows, n = inner, k = 1, no layout. Types: those of x and out as they lie
     in memory ("f32s8"): 4- and 2-bit codes live in s8 and u8, and `limits` = (lowest, highest) code tells them apart.

@@ -22,8 +22,13 @@ PACKAGE = ROOT / "qkernels"
 LAYERS = (
     {"_native", "_emulated", "_cuda"},
     {
+<<<<<<< HEAD
         "activations", "arrays", "bounds", "checks", "device", "dtypes", "epilogue", "indexing", "kernel", "rounding",
         "scales", "subbyte", "tensor", "verbose", "weight",
+=======
+        "activations", "arrays", "bounds", "checks", "conv_weight", "dtypes", "epilogue", "geometry", "indexing",
+        "kernel", "rounding", "scales", "subbyte", "tensor", "verbose", "weight",
+>>>>>>> c34d204
     },
     {"backends"},
     {"dispatch", "hardware", "threads"},
@@ -33,6 +38,7 @@ TOP = len(LAYERS)
 BACKENDS, OPS = 2, 4
 # Calls back upward, inside a function. Each is a debt, with its reason.
 UPWARD = {
+    ("conv_weight", "ops.pack_conv"): "unpickling packs again",
     ("weight", "ops.pack"): "unpickling packs again, in the layout of the machine that unpickles",
     ("weight", "ops.linear"): "likewise",
     ("tensor", "ops.dequantize"): "a method of QTensor: the op by another name",

@@ -7,6 +7,7 @@
 #define QK_TILE "4x16"
 #include "lanes_portable.h"
 #include "elementwise.h"
+#include "depthwise.h"
 #include "isa_rows.h"
 
 namespace qk {
@@ -49,12 +50,16 @@ struct Isa {
   }
 };
 
+template <bool ASigned, bool WSigned>
+struct QuadsIsa : PlainQuads<ASigned, WSigned> {};
+
 double peak(idx) { return 0; }  // no instruction set of its own to have a peak
 
 }  // namespace
 
 QK_ROWS
 QK_ELEMENTWISE_ROWS
+QK_DEPTHWISE_ROWS("4x4", 2)
 
 }  // namespace portable
 }  // namespace qk

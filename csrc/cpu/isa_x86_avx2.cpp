@@ -8,6 +8,8 @@
 #define QK_TILE "6x16"
 #include "lanes_avx2.h"
 #include "elementwise.h"
+#include "depthwise.h"
+#include "interleave256.h"
 #include "isa_rows.h"
 #include "peak.h"
 #include "widen.h"
@@ -52,12 +54,16 @@ struct Ymm {
 template <bool ASigned, bool WSigned>
 struct Isa : WidenIsa<Ymm, ASigned, WSigned, 6, 8> {};
 
+template <bool ASigned, bool WSigned>
+struct QuadsIsa : WidenQuads<Ymm, Bytes256, ASigned, WSigned, 4> {};
+
 double peak(idx rounds) { return peak_of<Ymm, 12, 32>(rounds, _mm256_set1_epi32(0x01020304)); }
 
 }  // namespace
 
 QK_ROWS
 QK_ELEMENTWISE_ROWS
+QK_DEPTHWISE_ROWS("4x8", 60)
 
 }  // namespace x86_avx2
 }  // namespace qk

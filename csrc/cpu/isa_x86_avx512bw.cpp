@@ -7,6 +7,8 @@
 #define QK_TILE "12x16"
 #include "lanes_avx512.h"
 #include "elementwise.h"
+#include "depthwise.h"
+#include "interleave512.h"
 #include "isa_rows.h"
 #include "peak.h"
 #include "widen.h"
@@ -53,12 +55,16 @@ struct Zmm {
 template <bool ASigned, bool WSigned>
 struct Isa : WidenIsa<Zmm, ASigned, WSigned, 12, 24> {};
 
+template <bool ASigned, bool WSigned>
+struct QuadsIsa : WidenQuads<Zmm, Bytes512, ASigned, WSigned, 8> {};
+
 double peak(idx rounds) { return peak_of<Zmm, 24, 64>(rounds, _mm512_set1_epi32(0x01020304)); }
 
 }  // namespace
 
 QK_ROWS
 QK_ELEMENTWISE_ROWS
+QK_DEPTHWISE_ROWS("4x16", 110)
 
 }  // namespace x86_avx512bw
 }  // namespace qk

@@ -6,6 +6,8 @@
 #define QK_ISA x86_avx512vnni
 #define QK_TILE "12x32"
 #include "lanes_avx512.h"
+#include "depthwise.h"
+#include "interleave512.h"
 #include "isa_rows.h"
 #include "peak.h"
 #include "vnni.h"
@@ -37,11 +39,15 @@ struct Zmm {
 template <bool ASigned, bool WSigned>
 struct Isa : VnniIsa<Zmm, ASigned, WSigned, 12, 2, 24> {};
 
+template <bool ASigned, bool WSigned>
+struct QuadsIsa : VnniQuads<Zmm, Bytes512, ASigned, WSigned, 12> {};
+
 double peak(idx rounds) { return peak_of<Zmm, 24, 128>(rounds, _mm512_set1_epi32(0x01020304)); }
 
 }  // namespace
 
 QK_ROWS
+QK_DEPTHWISE_ROWS("4x16", 250)
 
 }  // namespace x86_avx512vnni
 }  // namespace qk

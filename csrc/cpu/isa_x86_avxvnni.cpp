@@ -5,6 +5,8 @@
 #define QK_ISA x86_avxvnni
 #define QK_TILE "6x16"
 #include "lanes_avx2.h"
+#include "depthwise.h"
+#include "interleave256.h"
 #include "isa_rows.h"
 #include "peak.h"
 #include "vnni.h"
@@ -36,11 +38,15 @@ struct Ymm {
 template <bool ASigned, bool WSigned>
 struct Isa : VnniIsa<Ymm, ASigned, WSigned, 6, 1, 12> {};
 
+template <bool ASigned, bool WSigned>
+struct QuadsIsa : VnniQuads<Ymm, Bytes256, ASigned, WSigned, 8> {};
+
 double peak(idx rounds) { return peak_of<Ymm, 12, 64>(rounds, _mm256_set1_epi32(0x01020304)); }
 
 }  // namespace
 
 QK_ROWS
+QK_DEPTHWISE_ROWS("4x8", 150)
 
 }  // namespace x86_avxvnni
 }  // namespace qk

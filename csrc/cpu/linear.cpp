@@ -22,15 +22,6 @@ const ElementwiseRow* quantizer() {
   return nullptr;
 }
 
-// The epilogue of rows i and after.
-Epilogue from_row(Epilogue e, idx i, idx bytes) {
-  e.out = static_cast<char*>(e.out) + i * e.out_row * bytes;
-  if (e.bias) e.bias += i * e.bias_row;
-  const char* const residual = static_cast<const char*>(e.residual);
-  if (residual) e.residual = residual + i * e.residual_row * (e.residual_type == Residual::f32 ? 4 : 1);
-  return e;
-}
-
 // One zero point for all of A belongs to the columns, −za · Σ_k (w − zw): into their bias with it, mod 2³², so that the
 // tiles have one term less. `room` for n sums, or null: as it was.
 void fold_zero(Gemm& g, Epilogue& e, int32_t* room) {
@@ -60,7 +51,6 @@ bool run_linear(const KernelRow& row, const Gemm& g, const Epilogue& e, const fl
     return run(row, job, threads, forced);
   }
   static const ElementwiseRow* const quantize = quantizer();
-  const idx out_bytes = e.type == Written::f32 ? 4 : 2;
   const idx most = max_of(kCodesBytes / g.k, kLeastRows), chunks = ceil_div(g.m, most), rows = ceil_div(g.m, chunks);
   // float scale, int32 zero and the codes of each row
   uint8_t* const scratch = static_cast<uint8_t*>(thread_scratch(kCodesScratch, size_t(rows * (g.k + 8) + 64)));
@@ -76,7 +66,7 @@ bool run_linear(const KernelRow& row, const Gemm& g, const Epilogue& e, const fl
     part.low = -127, part.high = 127;
     part.found_scale = scale, part.found_zero = reinterpret_cast<int32_t*>(scale + rows);
     run(*quantize, part, threads, forced);
-    Epilogue mine = from_row(e, i, out_bytes);
+    Epilogue mine = epilogue_from(e, i);
     mine.a_scale = scale, mine.a_scale_step = 1;
     job.one.epilogue = &mine;
     job.one.m = part.rows;

@@ -39,4 +39,33 @@ RowList all_rows() {
   return {joined.rows, joined.count};
 }
 
+DepthwiseList depthwise_rows() {
+  static const DepthwiseList lists[] = {
+#ifdef QK_HAVE_X86_AVX512VNNI
+      x86_avx512vnni::depthwise,
+#endif
+#ifdef QK_HAVE_X86_AVXVNNI
+      x86_avxvnni::depthwise,
+#endif
+#ifdef QK_HAVE_X86_AVX512BW
+      x86_avx512bw::depthwise,
+#endif
+#ifdef QK_HAVE_X86_AVX2
+      x86_avx2::depthwise,
+#endif
+      portable::depthwise,
+  };
+  constexpr int kLists = sizeof lists / sizeof lists[0];
+  struct Joined {
+    DepthwiseRow rows[kLists * 4];
+    int count = 0;
+    Joined() {
+      for (const DepthwiseList& list : lists)
+        for (int i = 0; i < list.count; ++i) rows[count++] = list.rows[i];
+    }
+  };
+  static const Joined joined;
+  return {joined.rows, joined.count};
+}
+
 }  // namespace qk

@@ -1,22 +1,31 @@
 // The lists that the ISA files export. One line here and one in rows.cpp is all that an ISA needs beside its file.
 #pragma once
 #include "../elementwise.h"
-#include "../kernel.h"
+#include "conv.h"
 
 namespace qk {
 namespace portable {
 extern const RowList list;
+extern const DepthwiseList depthwise;
 extern const ElementwiseList elementwise_list;
 }  // namespace portable
 namespace x86_avx2 {
 extern const RowList list;
+extern const DepthwiseList depthwise;
 extern const ElementwiseList elementwise_list;
 }  // namespace x86_avx2
-namespace x86_avxvnni { extern const RowList list; }
+namespace x86_avxvnni {
+extern const RowList list;
+extern const DepthwiseList depthwise;
+}  // namespace x86_avxvnni
 namespace x86_avx512bw {
 extern const RowList list;
+extern const DepthwiseList depthwise;
 extern const ElementwiseList elementwise_list;
 }  // namespace x86_avx512bw
-namespace x86_avx512vnni { extern const RowList list; }
+namespace x86_avx512vnni {
+extern const RowList list;
+extern const DepthwiseList depthwise;
+}  // namespace x86_avx512vnni
 namespace x86_amx { extern const RowList list; }
 }  // namespace qk

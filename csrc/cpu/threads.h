@@ -16,7 +16,16 @@ using Task = void (*)(void* context, int index);
 void parallel(int tasks, Task task, void* context);
 
 // The calling thread's own buffers, 64-byte aligned, kept between calls. Null when there is no memory.
-enum ScratchSlot { kBlockScratch, kWeightScratch, kLateScratch, kCodesScratch, kColumnScratch, kScratchSlots };
+enum ScratchSlot {
+  kBlockScratch,
+  kWeightScratch,
+  kLateScratch,
+  kCodesScratch,
+  kColumnScratch,
+  kImageScratch,
+  kZeroScratch,
+  kScratchSlots
+};
 void* thread_scratch(ScratchSlot slot, size_t bytes);
 void trim_thread_scratch();  // gives large buffers back
 

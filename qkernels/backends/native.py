@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from qkernels.backends import _native_conv
 from qkernels.epilogue import Epilogue
 from qkernels.kernel import Hardware, Kernel, Problem
 from qkernels.weight import K_PAD, N_PANEL, PackedLinear, PackedMatrix, padded
@@ -120,6 +121,11 @@ def _linear_kernels(module: Any, threads: int, index: int, row: dict[str, Any]) 
         )  # fmt: skip
 
 
+def conv_kernels_of(module: Any, threads: int = 0) -> tuple[Kernel, ...]:
+    """The convolutions of a compiled module. threads as of `kernels_of`."""
+    return _native_conv.kernels_of(module, pack, threads)
+
+
 def kernels_of(module: Any, threads: int = 0) -> tuple[Kernel, ...]:
     """The rows of a compiled module. threads 0: as many as set and worth waking; else exactly so many."""
     rows = list(enumerate(module.rows()))
@@ -140,5 +146,7 @@ def kernels_of(module: Any, threads: int = 0) -> tuple[Kernel, ...]:
 
 
 ROWS: list[dict[str, Any]] = _native.rows() if _native else []
-KERNELS = kernels_of(_native) if _native else ()
+GEMM = kernels_of(_native) if _native else ()
+KERNELS = (*GEMM, *conv_kernels_of(_native)) if _native else ()
+DEPTHWISE_ROWS: list[dict[str, Any]] = _native.depthwise_rows() if _native else []
 INDEX = {row["name"]: index for index, row in enumerate(ROWS)}

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from qkernels.backends import _im2col
 from qkernels.backends._numpy_epilogue import composed
 from qkernels.epilogue import Epilogue
 from qkernels.kernel import Hardware, Kernel, Problem
@@ -109,11 +110,12 @@ def judge_linear(problem: Problem, hardware: Hardware) -> float | str:
     return product + 20 + 2e-3 * problem.m * problem.n + quantizing
 
 
+GEMM: tuple[Kernel, ...] = tuple(
+    Kernel(f"gemm_{types}_numba", "gemm", types, "numba", "n16k4", judge, run)
+    for types in ("u8s8s32", "s8s8s32", "u8u8s32", "s8u8s32")
+)
 KERNELS: tuple[Kernel, ...] = (
-    *(
-        Kernel(f"gemm_{types}_numba", "gemm", types, "numba", "n16k4", judge, run)
-        for types in ("u8s8s32", "s8s8s32", "u8u8s32", "s8u8s32")
-    ),
+    *GEMM,
     *(
         Kernel(
             f"linear_{a}{w}s32_numba", "linear", f"{a}{w}s32", "numba", "n16k4", judge_linear, composed(run, _finish)
@@ -121,4 +123,5 @@ KERNELS: tuple[Kernel, ...] = (
         for a in ("u8", "s8", "f32")
         for w in ("s8", "u8")
     ),
+    *_im2col.rows(GEMM, _finish),
 )

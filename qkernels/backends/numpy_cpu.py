@@ -27,6 +27,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from qkernels.backends import _im2col
 from qkernels.backends._numpy_epilogue import composed
 from qkernels.kernel import Hardware, Kernel, Problem
 
@@ -221,14 +222,16 @@ def judge_linear(problem: Problem, hardware: Hardware) -> float | str:
     return product + 30 + 5e-3 * problem.m * problem.n + quantizing
 
 
+GEMM: tuple[Kernel, ...] = tuple(
+    Kernel(f"gemm_{types}_numpy", "gemm", types, "numpy", "n16k4", judge, run)
+    for types in ("u8s8s32", "s8s8s32", "u8u8s32", "s8u8s32")
+)
 KERNELS: tuple[Kernel, ...] = (
-    *(
-        Kernel(f"gemm_{types}_numpy", "gemm", types, "numpy", "n16k4", judge, run)
-        for types in ("u8s8s32", "s8s8s32", "u8u8s32", "s8u8s32")
-    ),
+    *GEMM,
     *(
         Kernel(f"linear_{a}{w}s32_numpy", "linear", f"{a}{w}s32", "numpy", "n16k4", judge_linear, composed(run))
         for a in ("u8", "s8", "f32")
         for w in ("s8", "u8")
     ),
+    *_im2col.rows(GEMM),
 )

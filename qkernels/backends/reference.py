@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qkernels.epilogue import Epilogue
-from qkernels.kernel import Hardware, Kernel, Multipliers, Problem, Scales
+from qkernels.kernel import Conv, Hardware, Kernel, Multipliers, Problem, Scales
 from qkernels.scales import placed
 
 F32, F64, S32, S64 = np.float32, np.float64, np.int32, np.int64
@@ -709,6 +709,25 @@ def finish(acc: Array, by: Epilogue) -> Array:
     return (round_half_even(t, low - by.zero, high - by.zero) + by.zero).astype(by.out)
 
 
+def _run_conv(x: Array, w: Any, conv: Conv, out: Array, x_zero: int, by: Epilogue) -> None:
+    """A12 in three axes: a sum of two-dimensional ones over the taps in depth."""
+    plain = w if isinstance(w, np.ndarray) else w.unpack_nhwc()
+    (_, *size), (_, *kernel), (step, *stride), (gap, *dilation), (front, *before), (_, *count) = conv[1:2] + conv[4:9]
+    ends = [(count[i] - 1) * stride[i] + dilation[i] * (kernel[i] - 1) + 1 - size[i] - before[i] for i in (0, 1)]
+    pads = tuple((max(before[i], 0), max(ends[i], 0)) for i in (0, 1))
+    rows, columns = (slice(max(-before[i], 0), size[i] - max(-ends[i], 0)) for i in (0, 1))
+    total = np.zeros((conv.batch, *conv.out, conv.filters), S64)
+    for od, kd in np.ndindex(conv.out[0], conv.kernel[0]):
+        at = od * step + kd * gap - front
+        if 0 <= at < conv.size[0]:
+            total[:, od] += conv2d(
+                x[:, at, rows, columns], plain[:, kd], stride=(stride[0], stride[1]), padding=pads,
+                dilation=(dilation[0], dilation[1]), groups=conv.groups, x_zero=x_zero,
+                w_zero=0 if by.w_zero is None else by.w_zero,
+            )  # fmt: skip
+    out[...] = finish(wrap32(total).reshape(out.shape), by)
+
+
 def _placed(value: Array | None, by: Scales | Multipliers, x: Array) -> Array:
     everything = slice(0, x.shape[0]), slice(0, x.shape[1])
     return np.asarray(0) if value is None else placed(value, by.repeat, by.group, *everything)
@@ -757,6 +776,7 @@ _CODES = ("s8", "u8", "s16", "u16")
 KERNELS: tuple[Kernel, ...] = (
     *(_row("gemm", f"{a}{w}s32", _run, "n16k4") for a in ("u8", "s8") for w in ("u8", "s8")),
     *(_row("linear", f"{a}{w}s32", _run_linear, "n16k4") for a in ("u8", "s8", "f32") for w in ("u8", "s8")),
+    *(_row("conv", f"{a}{w}s32", _run_conv, "n16k4") for a in ("u8", "s8") for w in ("u8", "s8")),
     *(_row("quantize", f"f32{q}", _run_quantize) for q in _CODES),
     *(_row("dequantize", f"{q}f32", _run_dequantize) for q in _CODES),
     *(_row("dynamic_quantize", f"f32{q}", _run_dynamic) for q in _CODES[:2]),

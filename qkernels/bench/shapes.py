@@ -62,6 +62,19 @@ class Conv(NamedTuple):
     kernel: int
     stride: int = 1
     groups: int = 1
+    dilation: int = 1
+
+    @property
+    def name(self) -> str:
+        kind = "dw" if self.groups == self.c_in > 1 else f"g{self.groups} " if self.groups > 1 else ""
+        more = (f" s{self.stride}" if self.stride > 1 else "") + (f" d{self.dilation}" if self.dilation > 1 else "")
+        channels = f"{self.c_in}" if self.c_in == self.c_out else f"{self.c_in}-{self.c_out}"
+        return f"{kind}{self.kernel}x{self.kernel}{more} {channels}@{self.size}"
+
+    @property
+    def operations(self) -> int:
+        outputs = (-(-self.size // self.stride)) ** 2 * self.c_out
+        return 2 * outputs * self.kernel**2 * (self.c_in // self.groups)
 
 
 INT8_CONV: tuple[Conv, ...] = (
@@ -73,6 +86,7 @@ INT8_CONV: tuple[Conv, ...] = (
     Conv(14, 256, 256, 3),
     Conv(7, 512, 512, 3),
     Conv(14, 1024, 2048, 1, stride=2),
+    Conv(14, 256, 256, 3, dilation=2),
     Conv(56, 128, 128, 3, groups=32),
     *(Conv(size, c, c, 3, groups=c) for size, c in ((112, 32), (56, 144), (28, 192), (14, 384), (7, 960))),
     Conv(112, 96, 96, 3, stride=2, groups=96),

@@ -83,6 +83,27 @@ Reg<2 * Bytes> widen16(const Reg<Bytes>& x) {
   return z;
 }
 
+template <int Bytes>
+Reg<Bytes> xor_bits(const Reg<Bytes>& x, const Reg<Bytes>& y) {
+  Reg<Bytes> z;
+  for (int i = 0; i < Bytes; ++i) z.bytes[i] = x.bytes[i] ^ y.bytes[i];
+  return z;
+}
+
+// vpunpck…: elements of T from the low or high halves of each 128-bit part, alternately
+template <class T, int Bytes>
+Reg<Bytes> unpack(const Reg<Bytes>& x, const Reg<Bytes>& y, bool high) {
+  constexpr int kPart = 16 / int(sizeof(T));
+  Reg<Bytes> z;
+  for (int part = 0; part < Bytes / 16; ++part)
+    for (int i = 0; i < kPart / 2; ++i) {
+      const int from = part * kPart + (high ? kPart / 2 : 0) + i;
+      z.set(part * kPart + 2 * i, x.template at<T>(from));
+      z.set(part * kPart + 2 * i + 1, y.template at<T>(from));
+    }
+  return z;
+}
+
 using __m128i = Reg<16>;
 using __m256i = Reg<32>;
 using __m512i = Reg<64>;
@@ -119,6 +140,12 @@ using __m512i = Reg<64>;
   return z;
 }
 
+[[maybe_unused]] __m256i _mm256_xor_si256(__m256i x, __m256i y) { return xor_bits(x, y); }
+[[maybe_unused]] __m256i _mm256_unpacklo_epi8(__m256i x, __m256i y) { return unpack<uint8_t>(x, y, false); }
+[[maybe_unused]] __m256i _mm256_unpackhi_epi8(__m256i x, __m256i y) { return unpack<uint8_t>(x, y, true); }
+[[maybe_unused]] __m256i _mm256_unpacklo_epi16(__m256i x, __m256i y) { return unpack<uint16_t>(x, y, false); }
+[[maybe_unused]] __m256i _mm256_unpackhi_epi16(__m256i x, __m256i y) { return unpack<uint16_t>(x, y, true); }
+
 [[maybe_unused]] __m512i _mm512_setzero_si512() { return splat<uint32_t, 64>(0); }
 [[maybe_unused]] __m512i _mm512_set1_epi32(int x) { return splat<int, 64>(x); }
 [[maybe_unused]] __m512i _mm512_set1_epi64(long long x) { return splat<long long, 64>(x); }
@@ -134,6 +161,12 @@ using __mmask16 = uint16_t;
 [[maybe_unused]] __m512i _mm512_madd_epi16(__m512i x, __m512i y) { return madd16(x, y); }
 [[maybe_unused]] __m512i _mm512_add_epi32(__m512i x, __m512i y) { return add32(x, y); }
 [[maybe_unused]] __m512i _mm512_dpbusd_epi32(__m512i acc, __m512i u, __m512i s) { return dot_us(acc, u, s); }
+
+[[maybe_unused]] __m512i _mm512_xor_si512(__m512i x, __m512i y) { return xor_bits(x, y); }
+[[maybe_unused]] __m512i _mm512_unpacklo_epi8(__m512i x, __m512i y) { return unpack<uint8_t>(x, y, false); }
+[[maybe_unused]] __m512i _mm512_unpackhi_epi8(__m512i x, __m512i y) { return unpack<uint8_t>(x, y, true); }
+[[maybe_unused]] __m512i _mm512_unpacklo_epi16(__m512i x, __m512i y) { return unpack<uint16_t>(x, y, false); }
+[[maybe_unused]] __m512i _mm512_unpackhi_epi16(__m512i x, __m512i y) { return unpack<uint16_t>(x, y, true); }
 
 template <class... Ints>
 [[maybe_unused]] __m512i _mm512_setr_epi32(Ints... lanes) {

@@ -1,0 +1,178 @@
+"""The cases of the conv conformance test: geometries round every edge, hostile values, every epilogue."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from gemm_cases import VALUES, values
+
+from qkernels.epilogue import Epilogue, container
+from qkernels.geometry import out_size
+from qkernels.kernel import Conv
+
+OUTS = ("int32", "bias", "uint8", "int8", "gemmlowp", "ruy", "half_up", "half_away", "residual", "float32", "float16")
+
+
+class Case(NamedTuple):
+    conv: Conv
+    values: str
+    x_zero: str  # "none", "odd"
+    w_zero: str  # "none", "one", "each"
+    out: str  # of OUTS
+    form: str  # "packed", "plain", "channels of a wider image", "odd address"
+    seed: int
+
+
+def conv(
+    size: tuple[int, ...], channels: int, filters: int, kernel: tuple[int, ...], stride: Any = 1, pads: Any = 0,
+    dilation: Any = 1, groups: int = 1, batch: int = 1,
+) -> Conv:  # fmt: skip
+    """A geometry of one to three axes; pads: the same before and after, or (before, after) of all axes."""
+    axes = len(size)
+
+    def every(value: Any) -> tuple[int, ...]:
+        return tuple(value) if isinstance(value, tuple) else (value,) * axes
+
+    before, after = (
+        every(p) for p in (pads if isinstance(pads, tuple) and isinstance(pads[0], tuple) else (pads, pads))
+    )
+    steps, gaps = every(stride), every(dilation)
+    ends = list(zip(before, after, strict=True))
+    out = tuple(out_size(*each) for each in zip(size, kernel, steps, gaps, ends, strict=True))
+    lead = 3 - axes
+    ones = (1,) * lead
+    return Conv(
+        batch, (*ones, *size), channels, filters, (*ones, *kernel), (*ones, *steps), (*ones, *gaps),
+        ((0,) * lead + before), (*ones, *out), groups,
+    )  # type: ignore[arg-type]  # fmt: skip
+
+
+def dense() -> list[Conv]:
+    """Tiles of 32 and 12 pixels, panels of 16 filters, k to 64: one less, just so, one more."""
+    return [
+        conv((1, 1), 1, 1, (1, 1)),
+        conv((4, 4), 64, 16, (1, 1)),
+        conv((5, 7), 65, 17, (1, 1), batch=2),
+        conv((7, 5), 5, 33, (1, 1), stride=2),
+        conv((6, 6), 16, 8, (3, 3), pads=1),
+        conv((9, 4), 64, 31, (3, 3), pads=1),
+        conv((5, 5), 3, 20, (7, 7), stride=2, pads=3),
+        conv((11, 6), 4, 16, (3, 2), stride=(2, 3), pads=((2, 0), (0, 1)), batch=2),
+        conv((8, 9), 7, 5, (2, 4), stride=(1, 2), pads=((0, 3), (1, 2)), dilation=(2, 2)),
+        conv((3, 3), 9, 3, (3, 3), pads=4),  # windows wholly outside
+        conv((2, 40), 2, 34, (1, 5), pads=((0, 2), (0, 2))),
+        conv((37,), 6, 7, (4,), stride=3, pads=((2,), (5,)), dilation=2),
+        conv((70,), 1, 2, (1,)),
+        conv((4, 5, 3), 3, 9, (2, 3, 2), stride=(2, 1, 2), pads=1),
+        conv((3, 2, 4), 2, 4, (3, 1, 2), dilation=(1, 1, 2), pads=((2, 0, 0), (1, 0, 1)), batch=2),
+        conv((6, 7), 3, 4, (2, 3))._replace(before=(0, -1, -2), out=(1, 4, 3)),  # a part of the image left out
+        conv((4, 4), 128, 8, (2, 2), stride=2),
+        conv((3, 3), 23, 6, (3, 3), pads=1),  # k = 207
+    ]
+
+
+def grouped() -> list[Conv]:
+    sizes = ((2, 3, 4), (4, 4, 4), (8, 8, 8), (8, 2, 3), (32, 4, 4), (3, 16, 16), (2, 20, 33), (6, 1, 2), (5, 2, 1))
+    return [
+        conv((5, 6), g * c, g * f, (3, 2), pads=1, groups=g, stride=1 + i % 2, dilation=1 + i % 3 // 2)
+        for i, (g, c, f) in enumerate(sizes)
+    ]
+
+
+def depthwise() -> list[Conv]:
+    """Channels round vectors of 4 … 64, kernels of one and two groups of taps, short and long segments."""
+    kernels = ((3, 3), (5, 5), (7, 7), (1, 1), (2, 4), (4, 1), (6, 3), (8, 2), (1, 9), (9, 1), (3, 5))
+    channels = (2, 3, 4, 7, 8, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 100, 130)
+    found = []
+    for i, (kernel, stride, dilation) in enumerate(itertools.product(kernels, (1, 2, (3, 1)), (1, 2))):
+        c = channels[5 * i % 17]
+        size = (3 + i % 9, 2 + i * 7 % 13)
+        found.append(conv(size, c, c, kernel, stride, i % 4, dilation, groups=c, batch=1 + i % 2))
+    return [
+        *found,
+        conv((4, 70), 96, 96, (3, 3), pads=1, groups=96),  # several segments a row
+        conv((5, 300), 70, 70, (3, 3), 2, 1, groups=70),
+        conv((30,), 20, 20, (3,), pads=1, groups=20),
+        conv((3, 4, 5), 6, 6, (2, 3, 3), pads=1, groups=6),
+        conv((3, 4, 5), 6, 6, (1, 3, 3), pads=((0, 1, 1), (0, 1, 1)), groups=6),
+    ]
+
+
+def cases() -> Iterator[Case]:
+    forms = ("packed", "plain", "packed", "channels of a wider image", "odd address")
+    ways = itertools.cycle(itertools.product(forms, VALUES))
+    zeros = itertools.cycle(itertools.product(("odd", "none"), ("none", "none", "one", "each")))
+    outs = itertools.cycle(OUTS)
+    for seed, geometry in enumerate([*dense(), *grouped(), *depthwise()]):
+        if 0 in geometry.out:
+            continue
+        (form, values), (x_zero, w_zero) = next(ways), next(zeros)
+        yield Case(geometry, values, x_zero, w_zero, next(outs), form, seed)
+        if seed % 3 == 0:
+            (form, values), (x_zero, w_zero) = next(ways), next(zeros)
+            yield Case(geometry, values, x_zero, w_zero, next(outs), form, seed + 1000)
+
+
+class Operands(NamedTuple):
+    x: np.ndarray
+    w: np.ndarray
+    x_zero: int
+    by: Epilogue
+    out: np.ndarray
+
+
+def _image(rng: np.random.Generator, case: Case, dtype: np.dtype) -> np.ndarray:
+    shape = (case.conv.batch, *case.conv.size, case.conv.channels)
+    x = values(rng, case.values, dtype, shape)
+    if case.form == "channels of a wider image":
+        wide = np.zeros((*shape[:-1], shape[-1] + 5), dtype)
+        wide[..., 2 : 2 + shape[-1]] = x
+        return wide[..., 2 : 2 + shape[-1]]
+    if case.form == "odd address":
+        room = np.zeros(x.size + 1, dtype)
+        room[1:] = x.reshape(-1)
+        return room[1:].reshape(shape)
+    return x
+
+
+def _epilogue(rng: np.random.Generator, case: Case, w_zero: Any) -> Epilogue:
+    n, pixels = case.conv.filters, case.conv.pixels
+    by = Epilogue("int32", w_zero=w_zero, bias=rng.integers(-30_000, 30_000, (1, n)).astype(np.int32))
+    if case.out == "int32":
+        return by._replace(bias=None)
+    if case.out == "bias":
+        return by
+    reach = 100 * case.conv.taps * (case.conv.channels // case.conv.groups)
+    if case.out.startswith("float"):
+        scales = rng.uniform(0.1, 9, n).astype(np.float32) / np.float32(reach)
+        real = rng.normal(size=(1, n)).astype(np.float32) if case.seed % 2 else by.bias
+        return by._replace(
+            out=case.out, a_scale=np.array([0.7], np.float32), w_scale=scales, bias=real, activation=(0.0, 6.0)
+        )
+    real = rng.uniform(0.2, 2, (1, n)) / reach
+    by = by._replace(out="int8" if case.seed % 2 else "uint8", rounding="half_even", m=real.astype(np.float32), zero=7)
+    by = by._replace(limits=(-90, 100) if by.out == "int8" else (7, 255))
+    if case.out == "residual":
+        codes = rng.integers(-128, 128, (pixels, n)).astype(np.int8)
+        return by._replace(residual=codes, residual_scale=0.37, residual_zero=-3)
+    if case.out in ("gemmlowp", "ruy", "half_up"):
+        q = rng.integers(2**30, 2**31, (1, n)).astype(np.int32)
+        e = np.rint(np.log2(real)).astype(np.int32)
+        return by._replace(rounding=case.out, m=q, e=e)
+    return by._replace(rounding="half_away", m=real) if case.out == "half_away" else by._replace(out=case.out, limits={
+        "int8": (-128, 127), "uint8": (0, 255)}[case.out])  # fmt: skip
+
+
+def operands(case: Case, x_type: np.dtype, w_type: np.dtype) -> Operands:
+    rng = np.random.default_rng(case.seed)
+    shape = (case.conv.filters, *case.conv.kernel, case.conv.channels // case.conv.groups)
+    x, w = _image(rng, case, x_type), values(rng, case.values, w_type, shape)
+    ends = np.iinfo(w_type)
+    each = rng.integers(ends.min, ends.max + 1, case.conv.filters).astype(np.int32)
+    w_zero = {"none": None, "one": np.full_like(each, each[0]), "each": each}[case.w_zero]
+    by = _epilogue(rng, case, w_zero)
+    x_zero = 0 if case.x_zero == "none" else int(np.iinfo(x_type).max) - 4
+    return Operands(x, w, x_zero, by, np.empty((case.conv.pixels, case.conv.filters), container(by.out)))
