@@ -154,7 +154,6 @@ def explain(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Explanation
     problem = problem_of(*args, **kwargs)
     if isinstance(problem, str):
         return Explanation(None, None, {}, {}, problem)
-<<<<<<< HEAD
     here = _hardware.detect()
     if problem.device:
         here = _hardware.beside(int(problem.device.removeprefix("cuda:")))
@@ -167,11 +166,6 @@ def explain(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Explanation
 
 def _no_note(*args: Any, **kwargs: Any) -> str:
     return ""
-=======
-    told = survey(problem, _hardware.detect(), pattern_in_force())
-    note = fn.note_of(*args, **kwargs) if hasattr(fn, "note_of") else ""
-    return Explanation(told.problem, told.kernel, told.costs, told.declined, note) if note else told
->>>>>>> c34d204
 
 
 def pack_weights(b: Any) -> Any:
@@ -181,16 +175,15 @@ def pack_weights(b: Any) -> Any:
     return native.pack(b) if native.KERNELS and b.size else pack_plain(b)
 
 
-<<<<<<< HEAD
 # What ops ask of the GPU's backend beside a kernel's run: where operands lie, and an epilogue of the op's own.
 lies_well, pack_on_device, fused_on_device = cuda.lies_well, cuda.pack, cuda.run_fused
-=======
+
+
 def pack_conv_weights(w: Any, groups: int, w_zero: Any, depthwise: bool) -> Any:
     """Plain (filters, depth, height, width, channels of a group) → PackedConv; depthwise: in the layout of those."""
     from qkernels.conv_weight import pack_depthwise, pack_matrices
 
     return pack_depthwise(w, groups) if depthwise else pack_matrices(w, groups, w_zero, pack_weights)
->>>>>>> c34d204
 
 
 class FastRoad:

@@ -65,19 +65,13 @@ class Problem(NamedTuple):
     n: int
     k: int
     layout: str = ""  # of the weights: "" plain strided array, "n16k4" packed
-<<<<<<< HEAD
     device: str = ""  # where the arrays lie: "" host memory, "cuda:0" a GPU
-
-    def __str__(self) -> str:
-        place = f", on {self.device}" if self.device else ""
-        return f"{self.op} {self.types} m={self.m} n={self.n} k={self.k}, layout {self.layout or 'plain'}{place}"
-=======
     conv: Conv | None = None  # of op "conv": m output pixels, n filters, k = taps · channels of a group
 
     def __str__(self) -> str:
         shape = f", {self.conv}" if self.conv else ""
-        return f"{self.op} {self.types} m={self.m} n={self.n} k={self.k}{shape}, layout {self.layout or 'plain'}"
->>>>>>> c34d204
+        place = f", on {self.device}" if self.device else ""
+        return f"{self.op} {self.types} m={self.m} n={self.n} k={self.k}{shape}, layout {self.layout or 'plain'}{place}"
 
 
 class Hardware(NamedTuple):

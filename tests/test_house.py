@@ -22,13 +22,8 @@ PACKAGE = ROOT / "qkernels"
 LAYERS = (
     {"_native", "_emulated", "_cuda"},
     {
-<<<<<<< HEAD
-        "activations", "arrays", "bounds", "checks", "device", "dtypes", "epilogue", "indexing", "kernel", "rounding",
-        "scales", "subbyte", "tensor", "verbose", "weight",
-=======
-        "activations", "arrays", "bounds", "checks", "conv_weight", "dtypes", "epilogue", "geometry", "indexing",
-        "kernel", "rounding", "scales", "subbyte", "tensor", "verbose", "weight",
->>>>>>> c34d204
+        "activations", "arrays", "bounds", "checks", "conv_weight", "device", "dtypes", "epilogue", "geometry",
+        "indexing", "kernel", "rounding", "scales", "subbyte", "tensor", "verbose", "weight",
     },
     {"backends"},
     {"dispatch", "hardware", "threads"},

@@ -59,7 +59,7 @@ class Operands(NamedTuple):
         layout = self.w.layout if isinstance(self.w, PackedConv) else ""
         types = f"{sign_of(self.x.dtype)}{sign_of(self.w.dtype)}s32"
         k = conv.taps * (conv.channels // conv.groups)
-        return Problem("conv", types, conv.pixels, conv.filters, k, layout, conv)
+        return Problem("conv", types, conv.pixels, conv.filters, k, layout, conv=conv)
 
 
 def layout_of(op: str, layout: Any, axes: int) -> Layout:
