@@ -14,6 +14,7 @@ import pathlib
 import re
 import shutil
 import subprocess
+import sys
 import sysconfig
 from typing import NamedTuple
 
@@ -169,6 +170,25 @@ def test_whole_families(name: str, arch: str, tmp_path: pathlib.Path) -> None:
     said = compiled(CUDA / f"{name}.cu", arch, tmp_path / "all.cubin")
     if name not in ("rows", "device"):
         check_memory(said)
+
+
+@pytest.mark.skipif(not ALL, reason="every kernel of a module: make cuda-all")
+def test_the_module_loads_without_a_gpu(tmp_path: pathlib.Path) -> None:
+    """No libcuda, no device: it imports, and says so."""
+    sys.path.insert(0, str(CUDA.parent.parent / "bench"))
+    import gpu_build
+
+    module = gpu_build.build_cuda(80, tmp_path)
+    script = (
+        "import importlib.util, sys\n"
+        f"spec = importlib.util.spec_from_file_location('_cuda', {str(module)!r})\n"
+        "cuda = importlib.util.module_from_spec(spec)\n"
+        "spec.loader.exec_module(cuda)\n"
+        "print(cuda.devices(), len(cuda.rows()))\n"
+    )
+    hidden = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=hidden)
+    assert "no CUDA device" in done.stdout, done.stdout + done.stderr
 
 
 def test_the_gates_see() -> None:

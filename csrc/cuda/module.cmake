@@ -14,7 +14,7 @@ function(cuda_family name)
     set(of_USUALLY ${of_ALL})
   endif()
   # -fmad=false: a fused multiply-add rounds once where the specification rounds twice.
-  target_compile_options(cuda_${name} PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-O3 -fmad=false -Xcompiler=-ffp-contract=off>)
+  target_compile_options(cuda_${name} PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-O3 -fmad=false -Xcompiler=-ffp-contract=off -Xfatbin=-compress-all>)
   set_target_properties(cuda_${name} PROPERTIES CUDA_ARCHITECTURES "${of_USUALLY}" CUDA_STANDARD 17
                         CUDA_RUNTIME_LIBRARY Static CUDA_VISIBILITY_PRESET hidden)
   target_link_libraries(_cuda PRIVATE cuda_${name})
