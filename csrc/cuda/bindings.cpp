@@ -63,50 +63,85 @@ void number(Bound& bound, const char* name) {
   else bound.def_readwrite(name, kMember);
 }
 
-#define QK_POINTER(type, name) pointer<&type::name>(bound, #name);
-#define QK_NUMBER(type, name) number<&type::name>(bound, #name);
+#define QK_POINTER(type, name) pointer<&type::name>(bound, #name)
+#define QK_NUMBER(type, name) number<&type::name>(bound, #name)
 
 void bind_epilogue(py::module_& m) {
   auto bound = py::class_<Epilogue>(m, "Epilogue").def(py::init([] { return Epilogue{}; }));
-  QK_NUMBER(Epilogue, m)
-  QK_NUMBER(Epilogue, n)
-  QK_NUMBER(Epilogue, k) QK_NUMBER(Epilogue, output) QK_POINTER(Epilogue, out) QK_NUMBER(Epilogue, out_batch)
-      QK_NUMBER(Epilogue, out_row) QK_POINTER(Epilogue, a_zero) QK_POINTER(Epilogue, a_sums)
-          QK_POINTER(Epilogue, w_zero) QK_POINTER(Epilogue, w_sums) QK_POINTER(Epilogue, bias)
-              QK_NUMBER(Epilogue, column_batch) QK_NUMBER(Epilogue, bias_row) QK_POINTER(Epilogue, a_scale)
-                  QK_POINTER(Epilogue, w_scale) QK_POINTER(Epilogue, float_bias) QK_NUMBER(Epilogue, a_scale_step)
-                      QK_NUMBER(Epilogue, w_scale_step) QK_NUMBER(Epilogue, clamps) QK_NUMBER(Epilogue, clamp_low)
-                          QK_NUMBER(Epilogue, clamp_high) QK_NUMBER(Epilogue, rounding) QK_POINTER(Epilogue, m_values)
-                              QK_POINTER(Epilogue, e_values) QK_NUMBER(Epilogue, m_row) QK_NUMBER(Epilogue, m_column)
-                                  QK_NUMBER(Epilogue, y_scale) QK_NUMBER(Epilogue, y_zero) QK_NUMBER(Epilogue, low)
-                                      QK_NUMBER(Epilogue, high) QK_POINTER(Epilogue, residual)
-                                          QK_NUMBER(Epilogue, residual_type) QK_NUMBER(Epilogue, residual_scale)
-                                              QK_NUMBER(Epilogue, residual_zero)
+  QK_NUMBER(Epilogue, m);
+  QK_NUMBER(Epilogue, n);
+  QK_NUMBER(Epilogue, k);
+  QK_NUMBER(Epilogue, output);
+  QK_POINTER(Epilogue, out);
+  QK_NUMBER(Epilogue, out_batch);
+  QK_NUMBER(Epilogue, out_row);
+  QK_POINTER(Epilogue, a_zero);
+  QK_POINTER(Epilogue, a_sums);
+  QK_POINTER(Epilogue, w_zero);
+  QK_POINTER(Epilogue, w_sums);
+  QK_POINTER(Epilogue, bias);
+  QK_NUMBER(Epilogue, column_batch);
+  QK_NUMBER(Epilogue, bias_row);
+  QK_POINTER(Epilogue, a_scale);
+  QK_POINTER(Epilogue, w_scale);
+  QK_POINTER(Epilogue, float_bias);
+  QK_NUMBER(Epilogue, a_scale_step);
+  QK_NUMBER(Epilogue, w_scale_step);
+  QK_NUMBER(Epilogue, clamps);
+  QK_NUMBER(Epilogue, clamp_low);
+  QK_NUMBER(Epilogue, clamp_high);
+  QK_NUMBER(Epilogue, rounding);
+  QK_POINTER(Epilogue, m_values);
+  QK_POINTER(Epilogue, e_values);
+  QK_NUMBER(Epilogue, m_row);
+  QK_NUMBER(Epilogue, m_column);
+  QK_NUMBER(Epilogue, y_scale);
+  QK_NUMBER(Epilogue, y_zero);
+  QK_NUMBER(Epilogue, low);
+  QK_NUMBER(Epilogue, high);
+  QK_POINTER(Epilogue, residual);
+  QK_NUMBER(Epilogue, residual_type);
+  QK_NUMBER(Epilogue, residual_scale);
+  QK_NUMBER(Epilogue, residual_zero);
 }
 
 void bind_gemm(py::module_& m) {
   auto bound = py::class_<Gemm>(m, "Gemm").def(py::init([] { return Gemm{}; }));
-  QK_NUMBER(Gemm, batches)
-  QK_NUMBER(Gemm, m)
-  QK_NUMBER(Gemm, n) QK_NUMBER(Gemm, k) QK_POINTER(Gemm, a) QK_NUMBER(Gemm, a_pitch) QK_NUMBER(Gemm, a_batch)
-      QK_NUMBER(Gemm, a_signed) QK_POINTER(Gemm, w) QK_NUMBER(Gemm, w_pitch) QK_NUMBER(Gemm, w_batch)
-          QK_NUMBER(Gemm, w_signed)
+  QK_NUMBER(Gemm, batches);
+  QK_NUMBER(Gemm, m);
+  QK_NUMBER(Gemm, n);
+  QK_NUMBER(Gemm, k);
+  QK_POINTER(Gemm, a);
+  QK_NUMBER(Gemm, a_pitch);
+  QK_NUMBER(Gemm, a_batch);
+  QK_NUMBER(Gemm, a_signed);
+  QK_POINTER(Gemm, w);
+  QK_NUMBER(Gemm, w_pitch);
+  QK_NUMBER(Gemm, w_batch);
+  QK_NUMBER(Gemm, w_signed);
 }
 
 void bind_operands(py::module_& m) {
   {
     auto bound = py::class_<RearrangeArgs>(m, "RearrangeArgs").def(py::init([] { return RearrangeArgs{}; }));
-    QK_POINTER(RearrangeArgs, from)
-    QK_NUMBER(RearrangeArgs, batch_step)
-    QK_NUMBER(RearrangeArgs, row_step) QK_NUMBER(RearrangeArgs, k_step) QK_NUMBER(RearrangeArgs, batches)
-        QK_NUMBER(RearrangeArgs, rows) QK_NUMBER(RearrangeArgs, k) QK_POINTER(RearrangeArgs, to)
-            QK_NUMBER(RearrangeArgs, pitch)
+    QK_POINTER(RearrangeArgs, from);
+    QK_NUMBER(RearrangeArgs, batch_step);
+    QK_NUMBER(RearrangeArgs, row_step);
+    QK_NUMBER(RearrangeArgs, k_step);
+    QK_NUMBER(RearrangeArgs, batches);
+    QK_NUMBER(RearrangeArgs, rows);
+    QK_NUMBER(RearrangeArgs, k);
+    QK_POINTER(RearrangeArgs, to);
+    QK_NUMBER(RearrangeArgs, pitch);
   }
   {
     auto bound = py::class_<SumsArgs>(m, "SumsArgs").def(py::init([] { return SumsArgs{}; }));
-    QK_POINTER(SumsArgs, from)
-    QK_NUMBER(SumsArgs, rows)
-    QK_NUMBER(SumsArgs, k) QK_NUMBER(SumsArgs, pitch) QK_NUMBER(SumsArgs, is_signed) QK_POINTER(SumsArgs, sums)
+    QK_POINTER(SumsArgs, from);
+    QK_NUMBER(SumsArgs, rows);
+    QK_NUMBER(SumsArgs, k);
+    QK_NUMBER(SumsArgs, pitch);
+    QK_NUMBER(SumsArgs, is_signed);
+    QK_POINTER(SumsArgs, sums);
   }
 }
 
@@ -126,36 +161,61 @@ void bind_place(Bound& bound) {
 void bind_elementwise(py::module_& m) {
   {
     auto bound = py::class_<QuantizeArgs>(m, "QuantizeArgs").def(py::init([] { return QuantizeArgs{}; }));
-    QK_POINTER(QuantizeArgs, x)
-    QK_NUMBER(QuantizeArgs, x_type)
-    QK_NUMBER(QuantizeArgs, rows) QK_NUMBER(QuantizeArgs, inner) QK_POINTER(QuantizeArgs, scale)
-        QK_POINTER(QuantizeArgs, zero) QK_NUMBER(QuantizeArgs, low) QK_NUMBER(QuantizeArgs, high)
-            QK_POINTER(QuantizeArgs, out) QK_NUMBER(QuantizeArgs, out_bytes) bind_place<QuantizeArgs>(bound);
+    QK_POINTER(QuantizeArgs, x);
+    QK_NUMBER(QuantizeArgs, x_type);
+    QK_NUMBER(QuantizeArgs, rows);
+    QK_NUMBER(QuantizeArgs, inner);
+    QK_POINTER(QuantizeArgs, scale);
+    QK_POINTER(QuantizeArgs, zero);
+    QK_NUMBER(QuantizeArgs, low);
+    QK_NUMBER(QuantizeArgs, high);
+    QK_POINTER(QuantizeArgs, out);
+    QK_NUMBER(QuantizeArgs, out_bytes);
+    bind_place<QuantizeArgs>(bound);
   }
   {
     auto bound = py::class_<DequantizeArgs>(m, "DequantizeArgs").def(py::init([] { return DequantizeArgs{}; }));
-    QK_POINTER(DequantizeArgs, codes)
-    QK_NUMBER(DequantizeArgs, code_bytes)
-    QK_NUMBER(DequantizeArgs, is_signed) QK_NUMBER(DequantizeArgs, rows) QK_NUMBER(DequantizeArgs, inner)
-        QK_POINTER(DequantizeArgs, scale) QK_POINTER(DequantizeArgs, zero) QK_POINTER(DequantizeArgs, out)
-            QK_NUMBER(DequantizeArgs, out_type) bind_place<DequantizeArgs>(bound);
+    QK_POINTER(DequantizeArgs, codes);
+    QK_NUMBER(DequantizeArgs, code_bytes);
+    QK_NUMBER(DequantizeArgs, is_signed);
+    QK_NUMBER(DequantizeArgs, rows);
+    QK_NUMBER(DequantizeArgs, inner);
+    QK_POINTER(DequantizeArgs, scale);
+    QK_POINTER(DequantizeArgs, zero);
+    QK_POINTER(DequantizeArgs, out);
+    QK_NUMBER(DequantizeArgs, out_type);
+    bind_place<DequantizeArgs>(bound);
   }
   {
     auto bound = py::class_<RequantizeArgs>(m, "RequantizeArgs").def(py::init([] { return RequantizeArgs{}; }));
-    QK_POINTER(RequantizeArgs, acc)
-    QK_NUMBER(RequantizeArgs, rows)
-    QK_NUMBER(RequantizeArgs, inner) QK_NUMBER(RequantizeArgs, rounding) QK_POINTER(RequantizeArgs, m_values)
-        QK_POINTER(RequantizeArgs, e_values) QK_POINTER(RequantizeArgs, bias) QK_POINTER(RequantizeArgs, zero)
-            QK_NUMBER(RequantizeArgs, low) QK_NUMBER(RequantizeArgs, high) QK_POINTER(RequantizeArgs, out)
-                QK_NUMBER(RequantizeArgs, out_bytes) bind_place<RequantizeArgs>(bound);
+    QK_POINTER(RequantizeArgs, acc);
+    QK_NUMBER(RequantizeArgs, rows);
+    QK_NUMBER(RequantizeArgs, inner);
+    QK_NUMBER(RequantizeArgs, rounding);
+    QK_POINTER(RequantizeArgs, m_values);
+    QK_POINTER(RequantizeArgs, e_values);
+    QK_POINTER(RequantizeArgs, bias);
+    QK_POINTER(RequantizeArgs, zero);
+    QK_NUMBER(RequantizeArgs, low);
+    QK_NUMBER(RequantizeArgs, high);
+    QK_POINTER(RequantizeArgs, out);
+    QK_NUMBER(RequantizeArgs, out_bytes);
+    bind_place<RequantizeArgs>(bound);
   }
   {
     auto bound = py::class_<DynamicArgs>(m, "DynamicArgs").def(py::init([] { return DynamicArgs{}; }));
-    QK_POINTER(DynamicArgs, x)
-    QK_NUMBER(DynamicArgs, x_type)
-    QK_NUMBER(DynamicArgs, rows) QK_NUMBER(DynamicArgs, inner) QK_NUMBER(DynamicArgs, group) QK_NUMBER(DynamicArgs, low)
-        QK_NUMBER(DynamicArgs, high) QK_POINTER(DynamicArgs, scale) QK_POINTER(DynamicArgs, zero)
-            QK_POINTER(DynamicArgs, sums) QK_POINTER(DynamicArgs, out) QK_NUMBER(DynamicArgs, out_pitch)
+    QK_POINTER(DynamicArgs, x);
+    QK_NUMBER(DynamicArgs, x_type);
+    QK_NUMBER(DynamicArgs, rows);
+    QK_NUMBER(DynamicArgs, inner);
+    QK_NUMBER(DynamicArgs, group);
+    QK_NUMBER(DynamicArgs, low);
+    QK_NUMBER(DynamicArgs, high);
+    QK_POINTER(DynamicArgs, scale);
+    QK_POINTER(DynamicArgs, zero);
+    QK_POINTER(DynamicArgs, sums);
+    QK_POINTER(DynamicArgs, out);
+    QK_NUMBER(DynamicArgs, out_pitch);
   }
 }
 
