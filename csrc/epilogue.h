@@ -43,8 +43,4 @@ struct Epilogue {
   int32_t residual_zero;
 };
 
-// activations.cpp: rows of real numbers, in the baseline instruction set
-void activate_row(Curve curve, float* y, idx n);
-void cast_row_f16(const float* y, uint16_t* out, idx n);
-
 }  // namespace qk
