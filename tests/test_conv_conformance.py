@@ -31,7 +31,7 @@ def runnable(kernel: Kernel) -> tuple[list[Kernel], str]:
 
 def problem(kernel: Kernel, case: Case) -> Problem:
     c = case.conv
-    return Problem("conv", kernel.types, c.pixels, c.filters, c.taps * (c.channels // c.groups), "", c)
+    return Problem("conv", kernel.types, c.pixels, c.filters, c.taps * (c.channels // c.groups), "", conv=c)
 
 
 @functools.cache
@@ -77,10 +77,10 @@ def test_depthwise_goes_to_the_kernels_for_it() -> None:
     if not NATIVE:
         pytest.skip("the native module is not built")
     c = conv((14, 14), 96, 96, (3, 3), pads=1, groups=96)
-    chosen = dispatch.choose(Problem("conv", "u8s8s32", c.pixels, 96, 9, "", c))
+    chosen = dispatch.choose(Problem("conv", "u8s8s32", c.pixels, 96, 9, "", conv=c))
     assert chosen.layout == "c4t4"
     dense = c._replace(groups=1)
-    assert dispatch.choose(Problem("conv", "u8s8s32", c.pixels, 96, 9 * 96, "", dense)).layout == "n16k4"
+    assert dispatch.choose(Problem("conv", "u8s8s32", c.pixels, 96, 9 * 96, "", conv=dense)).layout == "n16k4"
 
 
 def test_packed_weights_come_back() -> None:
