@@ -1,6 +1,8 @@
 // Python's door to convolutions. Sizes and pointers are checked here for memory safety; meaning is checked in Python.
 #include "bind_conv.h"
 
+#include <memory>
+
 #include "cpu/conv.h"
 #include "cpu/threads.h"
 #include "linear.h"
@@ -75,60 +77,119 @@ void set_weights(ConvJob& job, const py::array& data, const py::array& sums, idx
   job.w = d.data, job.w_sums = reinterpret_cast<const int32_t*>(s.data);
 }
 
-void conv(int index, const py::array& x, const py::array& data, const py::array& sums, idx matrices, bool w_signed,
-          const py::tuple& geometry, const py::array& out, int x_zero, const py::tuple& by, int threads) {
+// A convolution of which everything is known but where the image and the result lie.
+struct Ready {
+  ConvJob job = {};
+  Epilogue epilogue = {};
+  std::vector<int32_t> zeros;
+  const KernelRow* product = nullptr;  // one of the two
+  const DepthwiseRow* depthwise = nullptr;
+  idx x_bytes = 0, out_bytes = 0;
+  int threads = 0;
+  py::tuple keep;  // the arrays that job and epilogue point into
+
+  void run() {
+    job.epilogue = &epilogue;
+    bool good;
+    {
+      py::gil_scoped_release free_others;
+      const int most = threads > 0 ? threads : num_threads();
+      good = product ? run_conv(*product, job, most, threads > 0) : run_depthwise(*depthwise, job, most, threads > 0);
+    }
+    if (!good) throw std::bad_alloc();
+  }
+};
+
+void set_epilogue(Ready& r, const py::tuple& by, const py::array& out) {
+  const ConvShape& s = r.job.shape;
+  r.epilogue = epilogue_of(by, out, s.batch * s.out[0] * s.out[1] * s.out[2], s.filters, false, r.zeros);
+  const Epilogue& e = r.epilogue;
+  require(!e.bias_row && !e.m_row && !e.a_scale_step, "conv: the epilogue differs by pixel");
+  r.x_bytes = s.batch * s.size[0] * s.size[1] * s.size[2] * s.channels;
+  r.out_bytes = out.nbytes();
+}
+
+void set_product(Ready& r, int index, const py::array& x, const py::array& data, const py::array& sums, idx matrices,
+                 bool w_signed, const py::tuple& geometry, int x_zero, const py::tuple& by) {
   const RowList list = all_rows();
   if (index < 0 || index >= list.count) throw py::index_error("no such row");
-  const KernelRow& row = list.rows[index];
+  const KernelRow& row = *(r.product = &list.rows[index]);
   require(cpu_runs(row.isa) && w_signed == row.w_signed, "conv: not a row of this CPU, or of these types");
-  ConvJob job = {};
-  const ConvShape s = job.shape = shape_of(geometry);
-  set_job(job, view_of(x.ptr()), x_zero, row.a_signed, by);
+  const ConvShape s = r.job.shape = shape_of(geometry);
+  set_job(r.job, view_of(x.ptr()), x_zero, row.a_signed, by);
   require(matrices >= 1 && s.groups % matrices == 0, "conv: wrong number of matrices");
   const idx k = s.kernel[0] * s.kernel[1] * s.kernel[2] * (s.channels / matrices);
   const idx columns = matrices * padded(s.filters / matrices, kPanel);
-  set_weights(job, data, sums, columns * padded(k, kPackedK), columns);
-  job.matrices = matrices;
-  std::vector<int32_t> zeros;
-  const idx pixels = s.batch * s.out[0] * s.out[1] * s.out[2];
-  const Epilogue e = epilogue_of(by, out, pixels, s.filters, false, zeros);
-  require(!e.bias_row && !e.m_row && !e.a_scale_step, "conv: the epilogue differs by pixel");
-  job.epilogue = &e;
-  bool good;
-  {
-    py::gil_scoped_release free_others;
-    good = threads > 0 ? run_conv(row, job, threads, true) : run_conv(row, job, num_threads(), false);
-  }
-  if (!good) throw std::bad_alloc();
+  set_weights(r.job, data, sums, columns * padded(k, kPackedK), columns);
+  r.job.matrices = matrices;
+}
+
+void set_depthwise(Ready& r, int index, const py::array& x, const py::array& data, const py::array& sums, bool w_signed,
+                   const py::tuple& geometry, int x_zero, const py::tuple& by) {
+  const DepthwiseList list = depthwise_rows();
+  if (index < 0 || index >= list.count) throw py::index_error("no such row");
+  const DepthwiseRow& row = *(r.depthwise = &list.rows[index]);
+  require(cpu_runs(row.isa) && w_signed == row.w_signed, "conv: not a row of this CPU, or of these types");
+  const ConvShape s = r.job.shape = shape_of(geometry);
+  require(s.groups == s.channels && s.filters == s.channels && s.size[0] == 1 && s.kernel[0] == 1 && s.out[0] == 1 &&
+              s.before[0] == 0,
+          "conv: not a depthwise convolution of flat images");
+  set_job(r.job, view_of(x.ptr()), x_zero, row.a_signed, by);
+  require(r.job.x_step[3] == s.channels || s.size[2] == 1, "conv: pixels of x are not adjacent");
+  const idx groups = ceil_div(s.kernel[1], kGroup), rows = groups * kGroup - s.kernel[1] + 1;
+  const idx columns = padded(s.channels, kPanel);
+  set_weights(r.job, data, sums, rows * groups * s.kernel[2] * columns * kGroup, columns);
+}
+
+void conv(int index, const py::array& x, const py::array& data, const py::array& sums, idx matrices, bool w_signed,
+          const py::tuple& geometry, const py::array& out, int x_zero, const py::tuple& by, int threads) {
+  Ready r;
+  set_product(r, index, x, data, sums, matrices, w_signed, geometry, x_zero, by);
+  set_epilogue(r, by, out);
+  r.threads = threads;
+  r.run();
 }
 
 void depthwise(int index, const py::array& x, const py::array& data, const py::array& sums, bool w_signed,
                const py::tuple& geometry, const py::array& out, int x_zero, const py::tuple& by, int threads) {
-  const DepthwiseList list = depthwise_rows();
-  if (index < 0 || index >= list.count) throw py::index_error("no such row");
-  const DepthwiseRow& row = list.rows[index];
-  require(cpu_runs(row.isa) && w_signed == row.w_signed, "conv: not a row of this CPU, or of these types");
-  ConvJob job = {};
-  const ConvShape s = job.shape = shape_of(geometry);
-  require(s.groups == s.channels && s.filters == s.channels && s.size[0] == 1 && s.kernel[0] == 1 && s.out[0] == 1 &&
-              s.before[0] == 0,
-          "conv: not a depthwise convolution of flat images");
-  set_job(job, view_of(x.ptr()), x_zero, row.a_signed, by);
-  require(job.x_step[3] == s.channels || s.size[2] == 1, "conv: pixels of x are not adjacent");
-  const idx groups = ceil_div(s.kernel[1], kGroup), rows = groups * kGroup - s.kernel[1] + 1;
-  const idx columns = padded(s.channels, kPanel);
-  set_weights(job, data, sums, rows * groups * s.kernel[2] * columns * kGroup, columns);
-  std::vector<int32_t> zeros;
-  const idx pixels = s.batch * s.out[0] * s.out[1] * s.out[2];
-  const Epilogue e = epilogue_of(by, out, pixels, s.filters, false, zeros);
-  require(!e.bias_row && !e.m_row && !e.a_scale_step, "conv: the epilogue differs by pixel");
-  job.epilogue = &e;
-  bool good;
-  {
-    py::gil_scoped_release free_others;
-    good = threads > 0 ? run_depthwise(row, job, threads, true) : run_depthwise(row, job, num_threads(), false);
-  }
-  if (!good) throw std::bad_alloc();
+  Ready r;
+  set_depthwise(r, index, x, data, sums, w_signed, geometry, x_zero, by);
+  set_epilogue(r, by, out);
+  r.threads = threads;
+  r.run();
+}
+
+constexpr const char* kReadyName = "qkernels.conv";
+
+py::capsule ready(bool is_depthwise, int index, const py::array& x, const py::array& data, const py::array& sums,
+                  idx matrices, bool w_signed, const py::tuple& geometry, const py::array& out, int x_zero,
+                  const py::tuple& by) {
+  auto r = std::make_unique<Ready>();
+  if (is_depthwise) set_depthwise(*r, index, x, data, sums, w_signed, geometry, x_zero, by);
+  else set_product(*r, index, x, data, sums, matrices, w_signed, geometry, x_zero, by);
+  set_epilogue(*r, by, out);
+  require(r->epilogue.residual_type == Residual::none, "conv: a residual differs from call to call");
+  const ConvShape& s = r->job.shape;
+  r->job.x_step[3] = s.channels, r->job.x_step[2] = s.size[2] * s.channels;
+  r->job.x_step[1] = s.size[1] * r->job.x_step[2], r->job.x_step[0] = s.size[0] * r->job.x_step[1];
+  r->keep = py::make_tuple(data, sums, by);
+  return py::capsule(r.release(), kReadyName,
+                     [](PyObject* self) { delete static_cast<Ready*>(PyCapsule_GetPointer(self, kReadyName)); });
+}
+
+void again(const py::capsule& capsule, const py::array& x, const py::array& out) {
+  require(PyCapsule_IsValid(capsule.ptr(), kReadyName), "conv: not what `conv_ready` made");
+  Ready r = *static_cast<const Ready*>(PyCapsule_GetPointer(capsule.ptr(), kReadyName));  // calls may be concurrent
+  if (!r.zeros.empty()) r.epilogue.zeros = r.zeros.data();
+  const bool is_signed = r.product ? r.product->a_signed : r.depthwise->a_signed;
+  require(is_byte(view_of(x.ptr()), is_signed) && (x.flags() & py::array::c_style) && x.nbytes() == r.x_bytes,
+          "conv: x is another than was said");
+  require((out.flags() & py::array::c_style) && out.writeable() && out.nbytes() == r.out_bytes &&
+              view_of(out.ptr()).aligned,
+          "conv: out is another than was said");
+  r.job.x = static_cast<const uint8_t*>(x.data());
+  r.epilogue.out = const_cast<void*>(out.data());
+  r.run();
 }
 
 py::list rows() {
@@ -152,6 +213,11 @@ void add_conv(py::module_& m) {
   m.def("depthwise", &depthwise, py::arg("row"), py::arg("x"), py::arg("data"), py::arg("sums"), py::arg("w_signed"),
         py::arg("geometry"), py::arg("out"), py::arg("x_zero"), py::arg("epilogue"), py::arg("threads") = 0,
         "The same of a depthwise one, weights in layout c4t4.");
+  m.def("conv_ready", &ready, py::arg("is_depthwise"), py::arg("row"), py::arg("x"), py::arg("data"), py::arg("sums"),
+        py::arg("matrices"), py::arg("w_signed"), py::arg("geometry"), py::arg("out"), py::arg("x_zero"),
+        py::arg("epilogue"), "Either of them, checked but not run; for `conv_again`.");
+  m.def("conv_again", &again, py::arg("ready"), py::arg("x"), py::arg("out"),
+        "The same convolution of another image, C contiguous, into another result.");
   m.def("depthwise_rows", &rows, "Every depthwise kernel of this build, as data.");
 }
 

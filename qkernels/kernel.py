@@ -177,6 +177,8 @@ class Kernel:
         out     (conv.pixels, filters) C contiguous, of `epilogue.container(epilogue.out)`; else as of "linear"
         x_zero  an int of x's type, which taps outside of the image read; the epilogue's a_zero is None
         epilogue  an `epilogue.Epilogue` of one a_scale
+        run.ready, where a row has it, takes the same (w a PackedConv) and answers with a call(x, out) for other images
+        and results, C contiguous, or None: all that can be checked once is checked once
 
     run, for the elementwise ops. Problem: m = rows, n = inner, k = 1, no layout. Types: those of x and out as they lie
     in memory ("f32s8"): 4- and 2-bit codes live in s8 and u8, and `limits` = (lowest, highest) code tells them apart.

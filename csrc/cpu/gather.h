@@ -27,6 +27,24 @@ inline void copy(uint8_t* dst, const uint8_t* src, idx n) {
   }
 }
 
+// The same n bytes for `count` pixels, whose distances are constant: the size is looked at once.
+template <idx kWide>
+inline void copy_each(uint8_t* dst, idx dst_step, const uint8_t* src, idx src_step, idx count, idx n) {
+  if (n > 2 * kWide) {
+    for (idx i = 0; i < count; ++i, dst += dst_step, src += src_step) copy<kWide>(dst, src, n);
+  } else if (n >= kWide) {  // two pieces, which may overlap
+    for (idx i = 0; i < count; ++i, dst += dst_step, src += src_step) {
+      memcpy(dst, src, kWide);
+      memcpy(dst + n - kWide, src + n - kWide, kWide);
+    }
+  } else if constexpr (kWide > 4) {
+    copy_each<kWide / 2>(dst, dst_step, src, src_step, count, n);
+  } else {
+    for (idx i = 0; i < count; ++i, dst += dst_step, src += src_step)
+      for (idx t = 0; t < n; ++t) dst[t] = src[t];
+  }
+}
+
 // The taps of one kernel row of one pixel, whose leftmost column is `left`: kernel width × channels bytes.
 template <idx kWide>
 inline void gather_edge(const ConvJob& job, idx c, const uint8_t* row, idx left, uint8_t* dst) {
@@ -59,8 +77,7 @@ void gather_line(const ConvJob& job, const ConvMatrix& m, const uint8_t* image, 
       for (idx t = 0; t < pieces; ++t) {
         const uint8_t* src = row + (left + first * step + t * s.dilation[2]) * job.x_step[3];
         uint8_t* to = dst + first * dst_row + t * c;
-        const idx next = step * job.x_step[3];
-        for (idx i = first; i < last; ++i, src += next, to += dst_row) copy<kWide>(to, src, piece);
+        copy_each<kWide>(to, dst_row, src, step * job.x_step[3], last - first, piece);
       }
       for (idx i = last; i < count; ++i) gather_edge<kWide>(job, c, row, left + i * step, dst + i * dst_row);
     }

@@ -81,19 +81,45 @@ def _run_depthwise(
     module.depthwise(index, x, w._data, w._sums, signed, tuple(conv), out, x_zero, by, threads)
 
 
+def _ready(
+    module: Any, depthwise: bool, index: int, x: np.ndarray, w: PackedConv, conv: Conv, out: np.ndarray, x_zero: int,
+    by: Epilogue,
+) -> Callable[[np.ndarray, np.ndarray], None] | None:  # fmt: skip
+    """`run` of which only x and out are left open: C contiguous, of these sizes. None where that cannot be."""
+    if by.residual is not None or not w.fits(by.w_zero):
+        return None
+    matrices = conv.groups // merged(conv.groups, conv.filters)
+    signed = w.dtype.kind == "i"
+    found = module.conv_ready(depthwise, index, x, w._data, w._sums, matrices, signed, tuple(conv), out, x_zero, by)
+    return functools.partial(module.conv_again, found)
+
+
+def _runs(run: Any, ready: Any) -> Any:
+    """`Kernel.run` with its short way."""
+    run.ready = ready
+    return run
+
+
 def kernels_of(module: Any, pack: Callable[[np.ndarray], PackedMatrix], threads: int = 0) -> tuple[Kernel, ...]:
     """The convolutions of a compiled module. threads 0: as many as set and worth waking; else exactly so many."""
     products = (
         Kernel(
             row["name"].replace("gemm", "conv", 1), "conv", row["types"], row["isa"], "n16k4",
-            functools.partial(_judge, row), functools.partial(_run, module, pack, threads, index),
+            functools.partial(_judge, row),
+            _runs(
+                functools.partial(_run, module, pack, threads, index), functools.partial(_ready, module, False, index)
+            ),
         )
         for index, row in enumerate(module.rows())
     )  # fmt: skip
     depthwise = (
         Kernel(
             row["name"], "conv", row["types"], row["isa"], "c4t4",
-            functools.partial(_judge_depthwise, row), functools.partial(_run_depthwise, module, threads, index),
+            functools.partial(_judge_depthwise, row),
+            _runs(
+                functools.partial(_run_depthwise, module, threads, index),
+                functools.partial(_ready, module, True, index),
+            ),
         )
         for index, row in enumerate(module.depthwise_rows())
     )  # fmt: skip

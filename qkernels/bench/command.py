@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 import qkernels as qk
-from qkernels.bench import limits, linear, peers, report, roofline, shapes
+from qkernels.bench import conv, limits, linear, peers, report, roofline, shapes
 from qkernels.bench.contender import GEMM, Contender, Subject
 from qkernels.bench.measure import measure
 from qkernels.config import _cpu_name
@@ -35,7 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="WORDS",
         help="names, groups, wildcards, sizes of your own: decode,512x*,7x100x33",
     )
-    add("--op", choices=tuple(SUBJECTS), default="gemm", help="a product of integers, or a linear layer of floats")
+    add(
+        "--op",
+        choices=(*SUBJECTS, "conv"),
+        default="gemm",
+        help="a product of integers, a linear layer of floats, or the convolutions of networks",
+    )
     add("--quick", action="store_true", help="a few shapes, few rounds")
     add("--threads", type=_positive, default=1, metavar="N", help="of everybody (default 1)")
     add("--types", choices=("s8s8", "u8s8"), default="s8s8", help="of our operands (default s8s8)")
@@ -72,6 +77,8 @@ def environment(threads: int) -> dict[str, str]:
 
 def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     """arguments: what `options` was parsed from. Returns the exit status."""
+    if options.op == "conv":
+        return _run_convolutions(options, arguments)
     try:
         subject, everybody = SUBJECTS[options.op]
         chosen = shapes.select(options.filter, options.quick, subject.shapes, subject.quick)
@@ -79,11 +86,8 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
         old = report.load(options.compare) if options.compare else None
         if options.roofline and roofline.missing():
             raise ValueError(roofline.missing())
-        if not options.load:
-            wanted = environment(options.threads)
-            if any(os.environ.get(name) != value for name, value in wanted.items()):
-                command = [sys.executable, "-m", "qkernels", "bench", *arguments]
-                return subprocess.run(command, env=os.environ | wanted, check=False).returncode
+        if not options.load and (again := _elsewhere(options, arguments)) is not None:
+            return again
         new = report.load(options.load) if options.load else _measure(options, subject, chosen, contenders, arguments)
     except (ValueError, OSError, RuntimeError) as error:
         sys.stderr.write(f"{error}\n")
@@ -95,6 +99,38 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
         report.save(new, options.json)
     if options.roofline:
         roofline.draw(new, options.roofline)
+    return 0
+
+
+def _elsewhere(options: argparse.Namespace, arguments: Sequence[str]) -> int | None:
+    """The exit status of a process with the right environment, None where this one has it."""
+    wanted = environment(options.threads)
+    if all(os.environ.get(name) == value for name, value in wanted.items()):
+        return None
+    command = [sys.executable, "-m", "qkernels", "bench", *arguments]
+    return subprocess.run(command, env=os.environ | wanted, check=False).returncode
+
+
+def _run_convolutions(options: argparse.Namespace, arguments: Sequence[str]) -> int:
+    """Layers have no m, k, n: a table of their own, and of the options --filter, --threads, --quick and --peers."""
+    chosen = conv.select(options.filter)
+    if not chosen:
+        sys.stderr.write(f"bench: no layer matches {options.filter!r}; there are {', '.join(conv.names())}\n")
+        return 2
+    again = _elsewhere(options, arguments)
+    if again is not None:
+        return again
+    qk.set_num_threads(options.threads)
+    progress = Progress(len(chosen))
+    rounds, seconds = (5, 1.0) if options.quick else (11, 3.0)
+    results = []
+    for shape in chosen:
+        progress.step(shape.name)
+        others = conv.PEERS if options.peers else ()
+        results.append(conv.measure(shape, threads=options.threads, peers=others, rounds=rounds, seconds=seconds))
+    progress.end()
+    print(f"{_cpu_name()}, {options.threads} thread(s), u8·s8 → u8, µs, medians; {datetime.date.today().isoformat()}")
+    print(conv.table(results))
     return 0
 
 

@@ -169,7 +169,7 @@ class OnnxRuntimeNhwc(OnnxRuntime):
 
 
 class OpenVino(_Peer):
-    """FakeQuantize round a float convolution, which its passes turn into an integer one; u8 in and out, channels last."""
+    """FakeQuantize round a float convolution, which its passes make an integer one; u8 in and out, channels last."""
 
     name, modules = "openvino", ("openvino",)
 
@@ -301,3 +301,7 @@ def table(results: Sequence[Result]) -> str:
 def select(filters: str) -> list[Conv]:
     words = [word.strip() for word in filters.split(",") if word.strip()]
     return [shape for shape in INT8_CONV if not words or any(word in shape.name for word in words)]
+
+
+def names() -> list[str]:
+    return [shape.name for shape in INT8_CONV]

@@ -274,11 +274,12 @@ def adjacent(x: np.ndarray) -> np.ndarray:
     return x if x.strides[-1] == 1 or x.shape[-1] == 1 else np.ascontiguousarray(x)
 
 
-def compute(call: Operands, by: Epilogue, out: np.ndarray) -> None:
-    """out (pixels, filters) = the convolution and what follows it."""
+def compute(call: Operands, by: Epilogue, out: np.ndarray) -> Kernel | None:
+    """out (pixels, filters) = the convolution and what follows it, by the kernel that is returned."""
     if out.size == 0:  # A13: no kernel is asked
-        return
-    if 0 in (*call.conv.size, call.conv.channels):  # nothing is summed: one pixel, met by no weight, says so to kernels
+        return None
+    empty = 0 in (*call.conv.size, call.conv.channels)
+    if empty:  # nothing is summed: one pixel, met by no weight, says so to kernels
         ones = (1, 1, 1)
         conv = Conv(call.conv.batch, ones, 1, call.conv.filters, ones, ones, ones, (0, 0, 0), call.conv.out, 1)
         x, w = (np.zeros((n, *ones, 1), a.dtype) for n, a in ((conv.batch, call.x), (conv.filters, call.w)))
@@ -287,3 +288,4 @@ def compute(call: Operands, by: Epilogue, out: np.ndarray) -> None:
     kernel: Kernel = dispatch.choose(problem)
     weights: Any = call.w if isinstance(call.w, PackedConv) else np.ascontiguousarray(call.w)
     verbose.timed(kernel, problem, kernel.run, adjacent(call.x), weights, call.conv, out, call.x_zero, by)
+    return None if empty else kernel
