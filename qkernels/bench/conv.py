@@ -213,7 +213,90 @@ class OpenVino(_Peer):
         return call
 
 
-PEERS: tuple[Any, ...] = (TorchOneDnn(), OnnxRuntime(), OnnxRuntimeNhwc(), OpenVino())
+class LiteRt(_Peer):
+    """XNNPACK, by a model of one operator made in memory; s8·s8 → s8, which is its type."""
+
+    name, modules = "litert", ("ai_edge_litert", "flatbuffers")
+
+    def prepare(self, layer: Layer, threads: int) -> Call:
+        from ai_edge_litert.interpreter import Interpreter
+
+        if layer.shape.stride > 1 and layer.shape.kernel > 1:
+            raise ValueError("its padding of strided kernels is another")
+        interpreter = Interpreter(model_content=_flatbuffer(layer), num_threads=threads)
+        interpreter.allocate_tensors()
+        x = (layer.x.astype(np.int16) - 128).astype(np.int8)
+        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], x)
+        y = interpreter.tensor(interpreter.get_output_details()[0]["index"])
+
+        def call() -> Any:
+            interpreter.invoke()
+            return _Shifted(y)
+
+        return call
+
+
+class _Shifted:
+    """s8 codes as u8 ones, when somebody looks."""
+
+    def __init__(self, codes: Callable[[], np.ndarray]) -> None:
+        self.codes = codes
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        return (self.codes().astype(np.int16) + 128).astype(dtype or np.int16)
+
+
+def _flatbuffer(layer: Layer) -> bytes:
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    s = layer.shape
+    depthwise = s.groups == s.c_in == s.c_out > 1
+    size = -(-s.size // s.stride)
+    model = schema.ModelT()
+    model.version, model.description, model.buffers = 3, "a layer", [schema.BufferT()]
+    tensors: list[Any] = []
+
+    def add(shape: Any, kind: str, scale: Any, zero: int, data: Any = None, axis: int = 0) -> int:
+        tensor, by = schema.TensorT(), schema.QuantizationParametersT()
+        tensor.name, tensor.shape, tensor.type = f"t{len(tensors)}", list(shape), getattr(schema.TensorType, kind)
+        if data is not None:
+            tensor.buffer = len(model.buffers)
+            buffer = schema.BufferT()
+            buffer.data = np.frombuffer(np.ascontiguousarray(data).tobytes(), np.uint8)
+            model.buffers.append(buffer)
+        by.scale = [float(v) for v in np.atleast_1d(scale)]
+        by.zeroPoint, by.quantizedDimension = [zero] * len(by.scale), axis
+        tensor.quantization = by
+        tensors.append(tensor)
+        return len(tensors) - 1
+
+    w = layer.w.transpose(3, 1, 2, 0) if depthwise else layer.w
+    inputs = [
+        add(layer.x.shape, "INT8", X_SCALE, X_ZERO - 128), add(w.shape, "INT8", layer.w_scale, 0, w, 3 * depthwise),
+        add((s.c_out,), "INT32", np.float32(X_SCALE) * layer.w_scale, 0, layer.bias),
+    ]  # fmt: skip
+    output = add((1, size, size, s.c_out), "INT8", layer.y_scale, Y_ZERO - 128)
+    options = schema.DepthwiseConv2DOptionsT() if depthwise else schema.Conv2DOptionsT()
+    options.padding, options.strideH, options.strideW = 0, s.stride, s.stride
+    options.dilationHFactor = options.dilationWFactor = s.dilation
+    code, operator, graph = schema.OperatorCodeT(), schema.OperatorT(), schema.SubGraphT()
+    kinds = schema.BuiltinOperator
+    code.builtinCode = code.deprecatedBuiltinCode = kinds.DEPTHWISE_CONV_2D if depthwise else kinds.CONV_2D
+    code.version = 3
+    if depthwise:
+        options.depthMultiplier = 1
+    operator.inputs, operator.outputs, operator.builtinOptions = inputs, [output], options
+    operator.builtinOptionsType = getattr(schema.BuiltinOptions, type(options).__name__.removesuffix("T"))
+    graph.name, graph.tensors, graph.operators = "layer", tensors, [operator]
+    graph.inputs, graph.outputs = inputs[:1], [output]
+    model.operatorCodes, model.subgraphs = [code], [graph]
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+PEERS: tuple[Any, ...] = (TorchOneDnn(), OnnxRuntime(), OnnxRuntimeNhwc(), OpenVino(), LiteRt())
 
 
 class Result(NamedTuple):
