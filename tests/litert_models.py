@@ -75,7 +75,7 @@ class Model:
 def run(runtime: str, model: bytes, x: np.ndarray) -> np.ndarray:
     if runtime == "micro":
         micro = pytest.importorskip("tflite_micro.python.tflite_micro.runtime", reason="tflite-micro (extra: test)")
-        interpreter = micro.Interpreter.from_bytes(model)
+        interpreter = micro.Interpreter.from_bytes(model, arena_size=1 << 20)
         interpreter.set_input(x, 0)
         interpreter.invoke()
         return np.array(interpreter.get_output(0))
