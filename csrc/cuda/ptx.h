@@ -176,14 +176,16 @@ QK_DEVICE void mbarrier_expect(uint32_t bar, uint32_t bytes) {  // arrives, too
 QK_DEVICE void mbarrier_arrive(uint32_t bar) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
 }
-QK_DEVICE void mbarrier_arrive_mapped(uint32_t bar) {  // of any CTA of the cluster
-  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(bar) : "memory");
+// Of any CTA of the cluster. Not .release.cluster: who arrives has only read, and a fence of the GPU would be waited for
+// at every stage (MEMBAR in the machine code).
+QK_DEVICE void mbarrier_arrive_mapped(uint32_t bar) {
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(bar) : "memory");
 }
 QK_DEVICE void mbarrier_wait(uint32_t bar, uint32_t parity) {  // until the phase of this parity is complete
   uint32_t complete;
   do {
     asm volatile(
-        "{\n.reg .pred p;\nmbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, "
+        "{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, "
         "p;\n}"
         : "=r"(complete)
         : "r"(bar), "r"(parity)
