@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 
 import qkernels as qk
-from qkernels.bench import limits, linear, peers, report, roofline, shapes
+from qkernels.bench import int4, limits, linear, peers, report, roofline, shapes
 from qkernels.bench.contender import GEMM, Contender, Subject
 from qkernels.bench.measure import measure
 from qkernels.config import _cpu_name
 
-SUBJECTS = {"gemm": (GEMM, peers.PEERS), "linear": (linear.LINEAR, linear.PEERS)}
+SUBJECTS = {"gemm": (GEMM, peers.PEERS), "linear": (linear.LINEAR, linear.PEERS)} | int4.SUBJECTS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="WORDS",
         help="names, groups, wildcards, sizes of your own: decode,512x*,7x100x33",
     )
-    add("--op", choices=tuple(SUBJECTS), default="gemm", help="a product of integers, or a linear layer of floats")
+    add(
+        "--op",
+        choices=tuple(SUBJECTS),
+        default="gemm",
+        help="a product of integers, or a linear layer of floats with weights of 8 or 4 bits",
+    )
     add("--quick", action="store_true", help="a few shapes, few rounds")
     add("--threads", type=_positive, default=1, metavar="N", help="of everybody (default 1)")
     add("--types", choices=("s8s8", "u8s8"), default="s8s8", help="of our operands (default s8s8)")
