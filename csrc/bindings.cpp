@@ -162,6 +162,7 @@ QK_PYBIND11_MODULE(QK_MODULE, m) {
   add_elementwise(m.ptr());
   add_linear(m);
   add_conv(m);
+  add_int4(m);
   add_fast_call(m.ptr());
   add_fast_linear(m.ptr());
 #ifdef QK_EMULATE

@@ -18,6 +18,7 @@ struct Epilogue {
   idx bias_row;
 
   // real numbers: f32(f32(acc) · f32(a_scale_i · w_scale_j)) + float_bias_j + residual, activated, cast
+  bool float_sums;  // the sums are float32 and weighed already (A10): f32(sum · a_scale_i), w_scale is not read
   const float* a_scale;
   idx a_scale_step;  // 0 or 1
   const float* w_scale;

@@ -25,9 +25,10 @@ enum Kind { kOfFloats, kOfSigned, kOfUnsigned, kKinds };  // what x is
 
 // A weight, its columns' scales, and the rows that were chosen for it. The caller keeps the buffers alive.
 struct LinearHandle {
-  Packed w;
-  const float* scale;
+  Packed w;            // of 8 bits; of fewer only k and n
+  const float* scale;  // null where groups have scales
   const int32_t* zero;
+  PackedInt4 low;  // of 4 or 2 bits, else its bits are 0
   struct {
     idx m;
     int row;
@@ -68,7 +69,8 @@ PyObject* new_array(const View& x, idx n, int type) {
 struct Call {
   View x, bias, out;
   const LinearHandle* handle;
-  const KernelRow* row;
+  const KernelRow* row = nullptr;
+  const Int4Row* low_row = nullptr;  // of weights of 4 or 2 bits
   Kind kind;
   idx m, n, k;
   PyObject* result = nullptr;  // a reference of ours
@@ -86,7 +88,8 @@ struct Call {
     for (int d = 0; d < x.dims - 1; ++d) m *= x.shape[d];
     const auto& known = handle->known[kind][m % kKnown];
     if (m < 1 || known.m != m || use_in_force()) return false;
-    row = &all_rows().rows[known.row];
+    if (handle->low.bits) low_row = &all_int4_rows().rows[known.row];
+    else row = &all_rows().rows[known.row];
     return true;
   }
 
@@ -127,13 +130,22 @@ struct Call {
     Py_RETURN_NONE;
   }
 
-  PyObject* run(const Gemm& g, const Epilogue& e, const float* values) {
+  bool multiply(const Gemm& g, Epilogue& e, const float* values, int threads) const {
+    if (!low_row) return run_linear(*row, g, e, values, threads, false);
+    Int4 product = handle->low.g;
+    set_caches(product);
+    product.m = m;
+    e.float_sums = product.scales != nullptr;
+    return run_int4(*low_row, product, e, values, threads, false);
+  }
+
+  PyObject* run(const Gemm& g, Epilogue& e, const float* values) {
     bool good;
-    if (estimated_us(*row, m, n, k) < kHoldGilUs) {
-      good = run_linear(*row, g, e, values, 1, false);
+    if ((low_row ? int4_us(*low_row, m, n, k) : estimated_us(*row, m, n, k)) < kHoldGilUs) {
+      good = multiply(g, e, values, 1);
     } else {
       Py_BEGIN_ALLOW_THREADS;
-      good = run_linear(*row, g, e, values, num_threads(), false);
+      good = multiply(g, e, values, num_threads());
       Py_END_ALLOW_THREADS;
     }
     if (good) return result;
@@ -286,6 +298,36 @@ PyObject* packed_linear(PyObject*, PyObject* args) {
   return PyCapsule_New(new LinearHandle(made), kLinearName, [](PyObject* self) { delete handle_of(self); });
 }
 
+// packed_linear_int4(packed_int4, scale or None)
+PyObject* packed_linear_int4(PyObject*, PyObject* args) {
+  PyObject *weight, *scale;
+  if (!PyArg_ParseTuple(args, "OO", &weight, &scale)) return nullptr;
+  const PackedInt4* const low = packed_int4_of(weight);
+  const View cv = view_of(scale);
+  const bool fits = low && cv.dims == 1 && is_float32(scale) && adjacent(cv, 4) && cv.shape[0] == low->g.n;
+  if (!low || (low->g.scales ? scale != Py_None : !fits)) {
+    PyErr_SetString(PyExc_ValueError, "packed_linear_int4: the arrays do not fit");
+    return nullptr;
+  }
+  LinearHandle made = {};
+  made.low = *low;
+  made.w.k = low->g.k, made.w.n = low->g.n;
+  made.scale = fits ? reinterpret_cast<const float*>(cv.data) : nullptr;
+  return PyCapsule_New(new LinearHandle(made), kLinearName, [](PyObject* self) { delete handle_of(self); });
+}
+
+bool runs(const Packed& w, int index, bool floats) {
+  const RowList list = all_rows();
+  return index < list.count && cpu_runs(list.rows[index].isa) && (!floats || list.rows[index].a_signed) &&
+         list.rows[index].w_signed == w.is_signed;
+}
+
+bool runs_int4(const PackedInt4& w, int index, bool floats) {
+  const Int4List list = all_int4_rows();
+  return floats && index < list.count && cpu_runs(list.rows[index].isa) && list.rows[index].a_signed &&
+         list.rows[index].bits == w.bits && list.rows[index].float_sums == (w.g.scales != nullptr);
+}
+
 // remember_linear(packed, row, m, floats)
 PyObject* remember_linear(PyObject*, PyObject* args) {
   PyObject* object;
@@ -293,13 +335,12 @@ PyObject* remember_linear(PyObject*, PyObject* args) {
   Py_ssize_t m;
   if (!PyArg_ParseTuple(args, "Oinp", &object, &row, &m, &floats)) return nullptr;
   LinearHandle* const handle = handle_of(object);
-  const RowList list = all_rows();
-  if (!handle || m < 1 || row < 0 || row >= list.count || !cpu_runs(list.rows[row].isa) ||
-      (floats && !list.rows[row].a_signed) || list.rows[row].w_signed != handle->w.is_signed) {
+  if (!handle || m < 1 || row < 0 ||
+      !(handle->low.bits ? runs_int4(handle->low, row, floats) : runs(handle->w, row, floats))) {
     PyErr_SetString(PyExc_ValueError, "remember_linear: that row does not run this weight here");
     return nullptr;
   }
-  const Kind kind = floats ? kOfFloats : list.rows[row].a_signed ? kOfSigned : kOfUnsigned;
+  const Kind kind = floats ? kOfFloats : all_rows().rows[row].a_signed ? kOfSigned : kOfUnsigned;
   handle->known[kind][m % kKnown] = {m, row};
   Py_RETURN_NONE;
 }
@@ -311,6 +352,8 @@ PyMethodDef methods[] = {
      "fast_codes(x, packed, bias, activation, out, scale, zero, out_scale, out_zero) → likewise, of codes."},
     {"packed_linear", packed_linear, METH_VARARGS,
      "packed_linear(data, sums, scale, zero, k, n, is_signed): a handle; the caller keeps the buffers alive."},
+    {"packed_linear_int4", packed_linear_int4, METH_VARARGS,
+     "packed_linear_int4(packed_int4, scale or None): the same of weights of 4 or 2 bits."},
     {"remember_linear", remember_linear, METH_VARARGS,
      "remember_linear(packed, row, m, floats): this row runs this weight with m rows of floats, or of its own codes."},
     {nullptr, nullptr, 0, nullptr}};

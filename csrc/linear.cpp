@@ -133,8 +133,12 @@ void read_residual(Epilogue& e, const py::tuple& by, idx m, idx n) {
 
 }  // namespace
 
+const int32_t* read_a_zero(const py::tuple& by, idx m) {
+  return static_cast<const int32_t*>(array_of(by[kAZero], kS32, 0, m, "linear: a_zero does not fit"));
+}
+
 Epilogue epilogue_of(const py::tuple& by, const py::array& out, idx m, idx n, bool finds_scale,
-                     std::vector<int32_t>& zeros) {
+                     std::vector<int32_t>& zeros, bool float_sums) {
   static const char* const names[] = {"int32", "float32", "float16", "bfloat16", "int8", "uint8", "int16", "uint16"};
   static const int bytes[] = {4, 4, 2, 2, 1, 1, 2, 2};
   require(by.size() == kFields, "linear: not an Epilogue");
@@ -160,7 +164,8 @@ Epilogue epilogue_of(const py::tuple& by, const py::array& out, idx m, idx n, bo
   }
   read_activation(e, by[kActivation]);
   e.w_scale = static_cast<const float*>(array_of(by[kWScale], kF32, 0, n, "linear: w_scale does not fit"));
-  require(e.w_scale, "linear: w_scale does not fit");
+  e.float_sums = float_sums;
+  require(e.w_scale || float_sums, "linear: w_scale does not fit");
   if (!finds_scale) {
     const View s = view_of(by[kAScale].ptr());
     require(s.data && s.dims == 1, "linear: a_scale does not fit");
@@ -196,7 +201,7 @@ void linear(int index, const py::array& a, const py::object& w, const py::array&
   }
   set_packed(job, *packed);
   set_caches(g);
-  g.a_zero = static_cast<const int32_t*>(array_of(by[kAZero], kS32, 0, g.m, "linear: a_zero does not fit"));
+  g.a_zero = read_a_zero(by, g.m);
   g.w_zero = static_cast<const int32_t*>(array_of(by[kWZero], kS32, 0, g.n, "linear: w_zero does not fit"));
   std::vector<int32_t> zeros;
   const Epilogue e = epilogue_of(by, out, g.m, g.n, real, zeros);

@@ -117,7 +117,8 @@ inline bool set_zero(Job& job, PyObject* object, const View& out, bool of_a) {
   return true;
 }
 
-inline void set_caches(Gemm& g) {
+template <class Product>  // Gemm or Int4
+inline void set_caches(Product& g) {
   static const idx l1 = cache_bytes(1), l2 = cache_bytes(2);
   g.l1_bytes = l1, g.l2_bytes = l2;
 }

@@ -18,6 +18,7 @@ from qkernels.ops.conv2d import conv1d, conv2d, conv3d
 from qkernels.ops.conv_transpose2d import conv_transpose2d
 from qkernels.ops.dequantize import dequantize
 from qkernels.ops.dynamic_quantize import dynamic_quantize
+from qkernels.ops.grouped_linear import grouped_linear
 from qkernels.ops.linear import linear, pack_linear
 from qkernels.ops.lookup import clamp, lookup
 from qkernels.ops.matmul import matmul
@@ -59,6 +60,7 @@ __all__ = [
     "fake_quantize",
     "get_num_threads",
     "global_avg_pool",
+    "grouped_linear",
     "kernels",
     "linear",
     "lookup",

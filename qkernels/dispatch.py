@@ -19,11 +19,14 @@ from qkernels.backends import (
     cuda,
     native,
     native_elementwise,
+    native_int4,
     numba_cpu,
     numba_cuda,
     numba_elementwise,
+    numba_groups,
     numpy_cpu,
     numpy_elementwise,
+    numpy_groups,
     numpy_network,
     reference,
     reference_network,
@@ -34,10 +37,13 @@ from qkernels.kernel import Hardware, Kernel, NoKernelError, Problem
 KERNELS: tuple[Kernel, ...] = (
     *native.KERNELS,
     *native_elementwise.KERNELS,
+    *native_int4.KERNELS,
     *numba_cpu.KERNELS,
     *numba_elementwise.KERNELS,
+    *numba_groups.KERNELS,
     *numpy_cpu.KERNELS,
     *numpy_elementwise.KERNELS,
+    *numpy_groups.KERNELS,
     *numpy_network.KERNELS,
     *reference.KERNELS,
     *reference_network.KERNELS,
@@ -212,10 +218,15 @@ class LinearRoad:
         self.of_codes: Callable[..., Any] = native._native.fast_codes if self.enabled else _decline
 
     def remember(self, kernel: Kernel, packed: Any, m: int) -> None:
+        if not self.enabled or _pattern.get() is not None:
+            return
         floats = kernel.types.startswith("f32")
-        name = kernel.name.replace("linear_f32", "gemm_s8").replace("linear_", "gemm_")  # the row that multiplies
-        if self.enabled and _pattern.get() is None and name in native.INDEX:
+        low = kernel.name.replace("linear_f32", "linear_s8")
+        name = low.replace("linear_", "gemm_")  # the row that multiplies
+        if name in native.INDEX:
             native._native.remember_linear(native.linear_handle(packed), native.INDEX[name], m, floats)
+        elif floats and low in native_int4.INDEX:
+            native._native.remember_linear(native_int4.linear_handle(packed), native_int4.INDEX[low], m, True)
 
 
 def _decline(*args: Any) -> None:

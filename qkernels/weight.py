@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from qkernels.checks import owned
+from qkernels.scales import Grain
 from qkernels.tensor import QTensor
 
 K_PAD, N_PANEL, K_GROUP = 64, 16, 4
@@ -119,16 +120,38 @@ class PackedLinear(PackedMatrix):
     unpack() gives that QTensor back. Pickling stores it; packed bytes never reach disk.
     """
 
-    __slots__ = ("_columns", "_rest", "parts")
-    parts: tuple[PackedMatrix, ...]  # (k, n) of each expert; of a matrix one
+    __slots__ = ("_columns", "_experts", "_rest", "parts")
+    parts: tuple[Any, ...]  # (k, n) of each expert, PackedMatrix or PackedGroups; of a matrix one
     _rest: tuple  # of the QTensor, all but its codes
 
-    def __init__(self, weight: QTensor, parts: tuple[PackedMatrix, ...]):
+    def __init__(self, weight: QTensor, parts: tuple[Any, ...]):
         self.parts = parts
         self.shape, self.dtype = weight.shape, weight.dtype  # type: ignore[assignment]
         self._rest = (weight._scale, weight._zero, weight._grain, weight._scale_dtype, weight._factors, weight._library)
         self._columns: dict[int, Columns] = {}
         self._handle = None
+        self._experts: dict[int, PackedLinear] = {}
+
+    def expert(self, e: int) -> PackedLinear:
+        """The weight (n, k) of one expert, made once; its packed bytes are this one's."""
+        if e not in self._experts:
+            made = object.__new__(PackedLinear)
+            scale, zero, grain, stored, factors, library = self._rest
+            kept = tuple(axis - 1 for axis in grain.axes if axis)
+            cut = Grain(grain.shape[1:], kept, grain.group_size, grain.group_axis - 1 if grain.group_size else -1)
+
+            def of_expert(value: Any) -> Any:
+                each = grain.aligned(value)
+                return owned(np.ascontiguousarray(each[e if len(each) > 1 else 0]).reshape(cut.scale_shape))
+
+            made.parts, made.dtype = (self.parts[e],), self.dtype
+            made.shape = self.shape[1:]  # type: ignore[assignment]
+            zero = zero if isinstance(zero, int) else of_expert(zero)
+            factors = None if factors is None else of_expert(factors)
+            made._rest = (of_expert(scale), zero, cut, stored, factors, library)
+            made._columns, made._experts, made._handle = {}, {}, None
+            self._experts[e] = made
+        return self._experts[e]
 
     @property
     def layout(self) -> str:  # type: ignore[override]
@@ -182,19 +205,25 @@ class Columns:
 
     @classmethod
     def of(cls, packed: PackedLinear, expert: int) -> Columns:
-        scale, zero, grain, *_ = packed._rest
-        n = packed.shape[-2]
+        scale, zero, grain, _, factors, _ = packed._rest
+        n, part = packed.shape[-2], packed.parts[expert]
+        if factors is not None:  # two-level scales: that of the column, exactly
+            scale = scale / factors.astype(np.float32)
 
         def of_part(value: Any) -> np.ndarray:
             spread = grain.aligned(np.asarray(value))[..., 0]
             whole = np.broadcast_to(spread, packed.shape[:-1])
             return np.ascontiguousarray(whole[expert] if len(packed.shape) == 3 else whole)
 
+        if not isinstance(part, PackedMatrix):  # its zero points lie beside its groups
+            return cls(part, of_part(scale), None, scale.size)
         zeros = np.full(n, zero, np.int32) if isinstance(zero, int) else of_part(zero).astype(np.int32)
-        return cls(packed.parts[expert], of_part(scale), owned(zeros) if zeros.any() else None, scale.size)
+        return cls(part, of_part(scale), owned(zeros) if zeros.any() else None, scale.size)
 
     def magnitudes(self) -> np.ndarray:
         """Σ_k |w − zero| of every column, int64 (A2)."""
+        if self._magnitudes is None and not isinstance(self._part, PackedMatrix):
+            self._magnitudes = self._part.magnitudes()
         if self._magnitudes is None:
             wide = self._part.unpack().astype(np.int64)
             if self.zero is not None:

@@ -23,7 +23,7 @@ LAYERS = (
     {"_native", "_emulated", "_cuda"},
     {
         "activations", "arrays", "bounds", "checks", "conv_weight", "device", "dtypes", "epilogue", "geometry",
-        "indexing", "kernel", "rounding", "scales", "subbyte", "tensor", "verbose", "weight",
+        "indexing", "kernel", "rounding", "scales", "subbyte", "tensor", "verbose", "weight", "weight_groups",
     },
     {"backends"},
     {"dispatch", "hardware", "threads"},
@@ -193,7 +193,7 @@ def test_the_grammar_refuses(name: str) -> None:
 LIMIT = 500
 # Documents that are read in one order, from the first rule to the last.
 LONGER = {
-    "qkernels/backends/reference.py": 800,
+    "qkernels/backends/reference.py": 850,
     "tests/test_reference.py": 1050,
 }
 

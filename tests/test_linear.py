@@ -14,8 +14,10 @@ from quantize_cases import ml_dtypes_or_skip, torch_or_skip
 import qkernels as qk
 from qkernels import dtypes
 from qkernels.backends import reference as ref
+from qkernels.dtypes import bits_of
 from qkernels.ops import linear as module
 from qkernels.rounding import ROUNDINGS
+from qkernels.weight_groups import LAYOUTS
 
 F32, S32 = np.float32, np.int32
 ROWS = ("*", "*_numpy")
@@ -276,7 +278,12 @@ def test_packed_weights_come_back(dtype: str, shape: tuple[int, ...]) -> None:
     w = qk.quantize(np.random.default_rng(14).normal(size=shape), dtype=dtype, axis=0, symmetric=False)
     packed = qk.pack_linear(w)
     assert isinstance(packed, qk.PackedMatrix) and packed.shape == shape and packed.dtype == dtype
-    assert packed.layout == "n16k4" and packed.nbytes > 0 and packed.axis == 0 and packed.group_size is None
+    assert (
+        packed.layout == LAYOUTS.get(bits_of(dtype), "n16k4")
+        and packed.nbytes > 0
+        and packed.axis == 0
+        and packed.group_size is None
+    )
     for again in (packed, pickle.loads(pickle.dumps(packed)), copy.deepcopy(packed)):
         back = again.unpack()
         assert same(back.codes(), w.codes()) and same(back.scale, w.scale) and same(back.zero_point, w.zero_point)

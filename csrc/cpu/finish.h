@@ -58,12 +58,14 @@ QK_INLINE inline void real_columns(const Epilogue& e, At at, const int32_t* sums
                                    const Put& put) {
   using L = Lanes;
   const IntBias<At> bias(e, at, j);
-  const L::F w = at.get(e.w_scale + j), added = e.float_bias ? at.get(e.float_bias + j) : L::splat(0.0f);
+  const L::F w = e.float_sums ? L::splat(1.0f) : at.get(e.w_scale + j),
+             added = e.float_bias ? at.get(e.float_bias + j) : L::splat(0.0f);
   const L::F low = L::splat(e.clamp_low), high = L::splat(e.clamp_high);
   for (idx r = 0; r < rows; ++r, sums += stride) {
     const idx i = i0 + r;
-    const L::F c = L::mul(L::splat(e.a_scale[i * e.a_scale_step]), w);
-    L::F y = L::mul(L::to_float(bias.add(L::load(sums), i)), c);
+    const L::F c = L::mul(L::splat(e.a_scale[i * e.a_scale_step]), w);  // times 1 where the sums are weighed
+    L::F y = L::mul(
+        e.float_sums ? L::load(reinterpret_cast<const float*>(sums)) : L::to_float(bias.add(L::load(sums), i)), c);
     if (e.float_bias) y = L::add(y, added);
     if (e.residual_type != Residual::none) y = L::add(y, residual_of(e, at, i, j));
     if (e.clamps) y = L::min(high, L::max(low, y));

@@ -39,41 +39,60 @@ void fold_zero(Gemm& g, Epilogue& e, int32_t* room) {
 
 }  // namespace
 
-bool run_linear(const KernelRow& row, const Gemm& g, const Epilogue& e, const float* x, int threads, bool forced) {
-  Job job = {};
-  job.one = g;
-  job.one.epilogue = &e;
-  job.a_zero_step = job.w_zero_step = 4;
-  if (!x) {
-    Epilogue folded = e;
-    fold_zero(job.one, folded, static_cast<int32_t*>(thread_scratch(kCodesScratch, size_t(g.n) * 4)));
-    job.one.epilogue = &folded;
-    return run(row, job, threads, forced);
-  }
+bool in_quantized_rows(const float* x, idx m, idx k, const Epilogue& e, int threads, bool forced, MultiplyRows multiply,
+                       void* context) {
   static const ElementwiseRow* const quantize = quantizer();
-  const idx most = max_of(kCodesBytes / g.k, kLeastRows), chunks = ceil_div(g.m, most), rows = ceil_div(g.m, chunks);
+  const idx most = max_of(kCodesBytes / k, kLeastRows), chunks = ceil_div(m, most), rows = ceil_div(m, chunks);
   // float scale, int32 zero and the codes of each row
-  uint8_t* const scratch = static_cast<uint8_t*>(thread_scratch(kCodesScratch, size_t(rows * (g.k + 8) + 64)));
+  uint8_t* const scratch = static_cast<uint8_t*>(thread_scratch(kCodesScratch, size_t(rows * (k + 8) + 64)));
   if (!scratch) return false;
   float* const scale = reinterpret_cast<float*>(scratch);
   uint8_t* const codes = scratch + padded(rows * 8, 64);
   bool good = true;
-  for (idx i = 0; i < g.m && good; i += rows) {
+  for (idx i = 0; i < m && good; i += rows) {
     Elementwise part = {};
-    part.rows = min_of(rows, g.m - i), part.inner = g.k;
-    part.in = x + i * g.k, part.out = codes;
-    part.at = {part.rows, 1, 1, g.k};
+    part.rows = min_of(rows, m - i), part.inner = k;
+    part.in = x + i * k, part.out = codes;
+    part.at = {part.rows, 1, 1, k};
     part.low = -127, part.high = 127;
     part.found_scale = scale, part.found_zero = reinterpret_cast<int32_t*>(scale + rows);
     run(*quantize, part, threads, forced);
     Epilogue mine = epilogue_from(e, i);
     mine.a_scale = scale, mine.a_scale_step = 1;
-    job.one.epilogue = &mine;
-    job.one.m = part.rows;
-    job.one.a = codes, job.one.a_row = g.k, job.one.a_col = 1;
-    good = run(row, job, threads, forced);
+    good = multiply(context, codes, part.rows, mine);
   }
   return good;
+}
+
+namespace {
+
+struct Product {
+  const KernelRow& row;
+  Job job;
+  int threads;
+  bool forced;
+};
+
+bool multiply_rows(void* context, const uint8_t* codes, idx rows, const Epilogue& e) {
+  Product& p = *static_cast<Product*>(context);
+  Gemm& g = p.job.one;
+  g.m = rows, g.epilogue = &e;
+  g.a = codes, g.a_row = g.k, g.a_col = 1;
+  return run(p.row, p.job, p.threads, p.forced);
+}
+
+}  // namespace
+
+bool run_linear(const KernelRow& row, const Gemm& g, const Epilogue& e, const float* x, int threads, bool forced) {
+  Product p{row, {}, threads, forced};
+  p.job.one = g;
+  p.job.one.epilogue = &e;
+  p.job.a_zero_step = p.job.w_zero_step = 4;
+  if (x) return in_quantized_rows(x, g.m, g.k, e, threads, forced, multiply_rows, &p);
+  Epilogue folded = e;
+  fold_zero(p.job.one, folded, static_cast<int32_t*>(thread_scratch(kCodesScratch, size_t(g.n) * 4)));
+  p.job.one.epilogue = &folded;
+  return run(row, p.job, threads, forced);
 }
 
 }  // namespace qk

@@ -9,4 +9,9 @@ namespace qk {
 // False when memory for the scratch could not be had; out may then be partly written.
 bool run_linear(const KernelRow& row, const Gemm& g, const Epilogue& e, const float* x, int threads, bool forced);
 
+// multiply(context, codes (rows, k), rows, their epilogue) for so many rows of x at a time, quantized to s8 (A8).
+using MultiplyRows = bool (*)(void* context, const uint8_t* codes, idx rows, const Epilogue& e);
+bool in_quantized_rows(const float* x, idx m, idx k, const Epilogue& e, int threads, bool forced, MultiplyRows multiply,
+                       void* context);
+
 }  // namespace qk

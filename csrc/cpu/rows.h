@@ -2,30 +2,39 @@
 #pragma once
 #include "../elementwise.h"
 #include "conv.h"
+#include "int4.h"
 
 namespace qk {
 namespace portable {
 extern const RowList list;
+extern const Int4List int4_list;
 extern const DepthwiseList depthwise;
 extern const ElementwiseList elementwise_list;
 }  // namespace portable
 namespace x86_avx2 {
 extern const RowList list;
+extern const Int4List int4_list;
 extern const DepthwiseList depthwise;
 extern const ElementwiseList elementwise_list;
 }  // namespace x86_avx2
 namespace x86_avxvnni {
 extern const RowList list;
+extern const Int4List int4_list;
 extern const DepthwiseList depthwise;
 }  // namespace x86_avxvnni
 namespace x86_avx512bw {
 extern const RowList list;
+extern const Int4List int4_list;
 extern const DepthwiseList depthwise;
 extern const ElementwiseList elementwise_list;
 }  // namespace x86_avx512bw
 namespace x86_avx512vnni {
 extern const RowList list;
+extern const Int4List int4_list;
 extern const DepthwiseList depthwise;
 }  // namespace x86_avx512vnni
-namespace x86_amx { extern const RowList list; }
+namespace x86_amx {
+extern const RowList list;
+extern const Int4List int4_list;
+}  // namespace x86_amx
 }  // namespace qk

@@ -10,8 +10,8 @@ namespace qk {
 namespace QK_ISA {
 namespace {
 
-#if defined(QK_EMULATE) || \
-    defined(__SANITIZE_ADDRESS__)  // speed does not matter: a plain loop, a fifth of the compile time
+// Speed does not matter, or there are no registers to think of: a plain loop, a fifth of the compile time.
+#if defined(QK_EMULATE) || defined(__SANITIZE_ADDRESS__) || defined(QK_PLAIN_LOOPS)
 
 template <int N, class Body>
 void unroll(const Body& body) {

@@ -688,6 +688,34 @@ def _run_linear(a: Array, w: Any, out: Array, by: Epilogue) -> None:
     out[...] = finish(acc, by)
 
 
+def _run_groups(a: Array, w: Any, out: Array, by: Epilogue) -> None:
+    """A10, of weights whose zero points lie beside their groups. Without scales of groups the sums are integers."""
+    if a.dtype == F32:
+        quantized = dynamic_quantize(a)
+        a, by = quantized.codes, by._replace(a_scale=quantized.scale)
+    codes, zeros, a_zero = w.unsigned(), w.group_zeros(), 0 if by.a_zero is None else by.a_zero
+    if w.scales is None:
+        out[...] = finish(two_level_matmul(a, codes, w.group_factors(), w.group, a_zero, zeros), by)
+        return
+    y = grouped_matmul(a, codes, w.group_scales(), w.group, a_zero, zeros)
+    residual = by.residual
+    if residual is not None and _is_integer(residual):  # A9
+        residual = dequantize(residual, by.residual_scale, by.residual_zero)
+    y = grouped_linear(y, by.a_scale, by.bias, residual, by.activation, by.out)
+    out[...] = y.view(np.uint16) if by.out == "bfloat16" else y
+
+
+def _run_floats(x: Array, w: Any, out: Array, by: Epilogue) -> None:
+    """A11."""
+    scales = w.float_scales().transpose(1, 0, 2).reshape(w.groups, -1)[:, : w.shape[1]]
+    y = weight_only(x, w.unsigned(), scales, w.group_zeros(), w.group).astype(F32)
+    residual = by.residual
+    if residual is not None and _is_integer(residual):  # A9
+        residual = dequantize(residual, by.residual_scale, by.residual_zero)
+    y = finish_float(y, by.bias, residual, by.activation, by.out)
+    out[...] = y.view(np.uint16) if by.out == "bfloat16" else y
+
+
 def finish(acc: Array, by: Epilogue) -> Array:
     """A6, from what an op has made of scales and zero points; `linear_float` and `linear_integer` begin earlier."""
     integer = by.bias is not None and _is_integer(by.bias)
@@ -765,7 +793,7 @@ def _row(op: str, types: str, run: Callable[..., None], layout: str = "") -> Ker
             return f"op is {problem.op}, not {op}"
         if problem.types != types:
             return f"types are {problem.types}, not {types}"
-        if problem.layout not in ("", layout):
+        if problem.layout.partition("/")[0] not in ("", layout):
             return f"weights are packed as {problem.layout}"
         return 1e6 + 2 * problem.m * problem.n * problem.k / 1e2  # always the last resort
 
@@ -777,6 +805,13 @@ KERNELS: tuple[Kernel, ...] = (
     *(_row("gemm", f"{a}{w}s32", _run, "n16k4") for a in ("u8", "s8") for w in ("u8", "s8")),
     *(_row("linear", f"{a}{w}s32", _run_linear, "n16k4") for a in ("u8", "s8", "f32") for w in ("u8", "s8")),
     *(_row("conv", f"{a}{w}s32", _run_conv, "n16k4") for a in ("u8", "s8") for w in ("u8", "s8")),
+    *(
+        _row("linear", f"{a}{w}{acc}", _run_groups, layout)
+        for w, layout in (("u4", "n16k4x2"), ("u2", "n16k4x4"))
+        for acc in ("f32", "s32")
+        for a in ("u8", "s8", "f32")
+    ),
+    *(_row("weight_only", f"f32{w}f32", _run_floats, layout) for w, layout in (("u4", "n16k4x2"), ("u2", "n16k4x4"))),
     *(_row("quantize", f"f32{q}", _run_quantize) for q in _CODES),
     *(_row("dequantize", f"{q}f32", _run_dequantize) for q in _CODES),
     *(_row("dynamic_quantize", f"f32{q}", _run_dynamic) for q in _CODES[:2]),

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 
 import qkernels as qk
-from qkernels.bench import conv, limits, linear, peers, report, roofline, shapes
+from qkernels.bench import conv, int4, limits, linear, peers, report, roofline, shapes
 from qkernels.bench.contender import GEMM, Contender, Subject
 from qkernels.bench.measure import measure
 from qkernels.config import _cpu_name
 
-SUBJECTS = {"gemm": (GEMM, peers.PEERS), "linear": (linear.LINEAR, linear.PEERS)}
+SUBJECTS = {"gemm": (GEMM, peers.PEERS), "linear": (linear.LINEAR, linear.PEERS)} | int4.SUBJECTS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--op",
         choices=(*SUBJECTS, "conv"),
         default="gemm",
-        help="a product of integers, a linear layer of floats, or the convolutions of networks",
+        help="a product of integers, a linear layer of floats with weights of 8 or 4 bits, or the convolutions of networks",
     )
     add("--quick", action="store_true", help="a few shapes, few rounds")
     add("--threads", type=_positive, default=1, metavar="N", help="of everybody (default 1)")

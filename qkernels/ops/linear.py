@@ -23,6 +23,7 @@ from qkernels.ops.qmatmul import Roles, check_scale, multiply
 from qkernels.scales import GROUPED, KEPT, Grain
 from qkernels.tensor import QTensor
 from qkernels.weight import PackedLinear, PackedMatrix
+from qkernels.weight_groups import PackedGroups, suits
 
 F32, S32 = np.float32, np.int32
 COMPUTE = ("int8", "float32", "bfloat16")
@@ -62,9 +63,12 @@ def _packed(weight: QTensor) -> PackedLinear:
         raise ValueError(f"{op}: weight is of {weight.dtype}, wanted codes of 8 bits or fewer")
     batch = tuple(range(weight.ndim - 2))
     check_scale(op, "weight", weight, Roles(batch, (weight.ndim - 2,), (weight.ndim - 1,)))
+    if not suits(weight):
+        experts = range(weight.shape[0]) if weight.ndim == 3 else (None,)
+        return PackedLinear(weight, tuple(PackedGroups(weight, expert) for expert in experts))
     codes = weight._plain()
-    experts = codes if weight.ndim == 3 else codes[None]
-    return PackedLinear(weight, tuple(dispatch.pack_weights(expert.T) for expert in experts))
+    plain = codes if weight.ndim == 3 else codes[None]
+    return PackedLinear(weight, tuple(dispatch.pack_weights(expert.T) for expert in plain))
 
 
 def linear(
@@ -122,7 +126,8 @@ def linear(
     kernel = dispatch.choose(problem)
     target = fused.room(call.wishes, call.a)
     verbose.timed(kernel, problem, kernel.run, call.a, call.part, target, call.epilogue)
-    _road.remember(kernel, call.packed, call.m)
+    if call.op == OP:
+        _road.remember(kernel, call.packed, call.m)
     return fused.deliver(call.wishes, target, call.library)
 
 
@@ -171,6 +176,7 @@ class _Call(NamedTuple):
     k: int
     epilogue: Epilogue | None
     library: str
+    op: str = OP
 
     @property
     def part(self) -> Any:
@@ -178,8 +184,11 @@ class _Call(NamedTuple):
 
     def problem(self) -> Problem:
         left = "f32" if self.a.dtype == F32 else sign_of(self.a.dtype)
-        n = self.wishes.shape[-1]
-        return Problem(OP, f"{left}{sign_of(self.part.dtype)}s32", self.m, n, self.k, self.part.layout)
+        n, part = self.wishes.shape[-1], self.part
+        if isinstance(part, PackedGroups):
+            types = f"{left}u{part.bits}f32" if self.op == "weight_only" else left + part.types
+            return Problem(self.op, types, self.m, n, self.k, part.grouped_layout)
+        return Problem(OP, f"{left}{sign_of(part.dtype)}s32", self.m, n, self.k, part.layout)
 
 
 def _check(
@@ -201,8 +210,9 @@ def _check(
         OP, x, (*shape[:-1], n), bias, activation, residual, out_scale, out_zero_point, out_dtype, rounding, out
     )
     m, library = math.prod(shape[:-1]), x._library if isinstance(x, QTensor) else library_of(x)
-    grouped = packed.group_size is not None
-    if compute != "int8" or grouped:
+    part = packed.parts[0]
+    scaled = packed.group_size is not None and not (isinstance(part, PackedGroups) and part.scales is None)
+    if compute != "int8" or scaled:
         if wishes.kind != "float":
             why = f"compute={compute!r}" if compute != "int8" else "weight has groups along k, which"
             raise ValueError(f"{OP}: {why} gives floats; quantize the result instead of passing out_scale or int32")
@@ -210,19 +220,41 @@ def _check(
             raise ValueError(
                 f"{OP}: bias is int32, wanted floats: there is no one unit x_scale · weight_scale here (A10)"
             )
-        return _Call(x, packed, wishes, compute if compute != "int8" else "grouped", None, m, k, None, library)
+        if compute != "int8" and isinstance(part, PackedGroups):
+            floats = np.ascontiguousarray(as_float32(x, OP, "x")).reshape(m, k)
+            return _Call(
+                x,
+                packed,
+                wishes,
+                "kernel",
+                floats,
+                m,
+                k,
+                _epilogue_of_floats(wishes, None, None),
+                library,
+                "weight_only",
+            )
+        if compute != "int8" or not isinstance(part, PackedGroups):
+            return _Call(x, packed, wishes, compute if compute != "int8" else "grouped", None, m, k, None, library)
     if not isinstance(x, QTensor) and wishes.kind == "codes":  # the multiplier is known when the rows' scales are
         x = dynamic_quantize(x)
-    columns = packed.columns()
     if isinstance(x, QTensor):
         a = x._plain().reshape(m, k)
         scale, zero = _rows(x, m)
     else:
         a, scale, zero = np.ascontiguousarray(as_float32(x, OP, "x")).reshape(m, k), None, None
+    if scaled:  # the kernel's sums are floats, weighed already
+        return _Call(x, packed, wishes, "kernel", a, m, k, _epilogue_of_floats(wishes, scale, zero), library)
+    columns = packed.columns()
     epilogue = fused.epilogue_of(wishes, scale, columns.scale, zero, columns.zero, weight_scales=columns.scales)
     if k:
         check_columns(OP, limits(x.dtype) if isinstance(x, QTensor) else (-127, 127), k, columns, zero, epilogue.bias)
     return _Call(x, packed, wishes, "kernel", a, m, k, epilogue, library)
+
+
+def _epilogue_of_floats(wishes: fused.Wishes, scale: Any, zero: Any) -> Epilogue:
+    """A10: y · a_scale, float bias, residual, activation."""
+    return fused.epilogue_of(wishes, scale, np.ones(wishes.shape[-1], F32), zero, None, weight_scales=1)
 
 
 def _weight(weight: Any) -> PackedLinear:
@@ -302,7 +334,7 @@ def _without_kernel(call: _Call) -> Any:
 
 def _one_zero(call: _Call) -> _Call:
     """The same with k = 1, weights 0 without a zero point, activations 0."""
-    part = dispatch.pack_weights(np.zeros((1, call.wishes.shape[-1]), call.part.dtype))
+    part = dispatch.pack_weights(np.zeros((1, call.wishes.shape[-1]), np.int8))
     packed = PackedLinear.__new__(PackedLinear)
     packed.parts = (part,)
     epilogue = call.epilogue._replace(w_zero=None) if call.epilogue else None

@@ -187,6 +187,7 @@ template <class... Ints>
 }  // namespace
 
 #include "x86_lanes.h"
+#include "x86_int4.h"
 
 namespace {
 

@@ -1,0 +1,420 @@
+// linear, 4- and 2-bit weights, x86_amx: a panel pair is unpacked once to int8, zero points taken off, and meets all rows.
+//
+//   for blocks of panels (what stays in L2), strips of 32 rows, chunks of K, pairs of panels, groups g ascending:
+//     tiles    C = A[32, group g] · W[group g, 32]     four tiles, 2×2; each is stored (the group before) just before it
+//                                                      is cleared
+//     unpack   the next group of weights               in the first strip only, while the tiles multiply
+//     add      Y = fma(f32(C), scale, Y)               of two groups before
+//
+// While tiles multiply, 512-bit instructions start once a cycle, not twice (measured: 64 fma beside 4 multiplications are
+// free, 128 double the time), so a group costs its multiplications, 64 cycles a 64 k, or its 128 conversions and fma,
+// whichever is more, and its 128 stores: groups of 32 run at half the rate of groups of 64.
+// Why zero points go into the unpacked bytes: w − z is in −15 … 15, so neither tiles nor float sums know of them.
+// Groups below 64 make tiles of their own K: a multiplication takes the same 16 cycles, but loads shrink.
+// What lost, at 512×4096×4096: the sums of 2 or 4 groups added together, so that Y is read once for all, 5 to 20 % slower
+// (C leaves L1); software prefetch of the next tiles, 3 to 10 %; 256-bit fma (no faster port, twice the loads); bfloat16
+// tiles for groups of 32, whose sums need no conversion: 45 ns a group for 51, in a loop of their own, and twice the
+// unpacked bytes.
+// Integer sums without factors, or whose products with them fit int8, are unpacked whole and run as an int8 gemm.
+#define QK_ISA x86_amx
+#include <string.h>
+
+#include "lanes_avx512.h"
+#include "finish.h"
+#include "int4.h"
+#include "rows.h"
+#include "unroll.h"
+#include "x86.h"
+
+namespace qk {
+namespace x86_amx {
+namespace {
+
+constexpr double kGops = 1700, kCallUs = 0.5, kGbS = 25;
+constexpr idx kTileRows = 16, kStripRows = 32, kMaxTileK = 64, kRingPairs = 4, kChunkK = 512, kPair = 2 * kPanel;
+
+struct alignas(64) TileConfig {
+  uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  uint16_t row_bytes[16] = {};
+  uint8_t rows[16] = {};
+};
+
+inline idx upper_rows(idx rows) { return rows > kTileRows ? (rows + 1) / 2 : rows; }
+
+inline void configure(idx rows, idx tile_k) {
+  TileConfig config;
+  const uint8_t upper = uint8_t(upper_rows(rows)), lower = uint8_t(max_of(rows - upper, 1)),
+                deep = uint8_t(tile_k / kGroup);
+  const uint8_t of_tile[8] = {upper, upper, lower, lower, upper, lower, deep, deep};
+  for (int t = 0; t < 8; ++t) {
+    config.row_bytes[t] = t == 4 || t == 5 ? uint16_t(tile_k) : 64;
+    config.rows[t] = of_tile[t];
+  }
+  qk_tile_loadconfig(&config);
+}
+
+// How K is cut: every group into `steps` tiles of tile_k, the last of them filled up with zeros.
+struct Cut {
+  idx tile_k, steps, group_bytes, groups;
+  explicit Cut(const Int4& g) {
+    const idx group = min_of(g.group, g.k_whole());
+    tile_k = min_of(group, kMaxTileK);
+    steps = ceil_div(group, tile_k);
+    group_bytes = steps * tile_k * kPanel;
+    groups = g.groups();
+  }
+  idx k() const { return groups * steps * tile_k; }
+};
+
+// ---- unpacking: panel × group → [step][tile_k/4][16][4] int8, w − z
+
+template <int Bits>
+inline void unpack_group(const Int4& g, const Cut& cut, idx panel, idx q, int8_t* to) {
+  constexpr int kPlanes = 8 / Bits, kLines = Bits / 2;
+  constexpr idx kLineBytes = kPanel * kGroup, kUnitBytes = kLineBytes * 4;
+  const __m512i mask = _mm512_set1_epi8((1 << Bits) - 1);
+  __m512i zero = _mm512_set1_epi8(char(g.zero));
+  if (g.zeros) {
+    const __m128i z = _mm_loadu_si128(reinterpret_cast<const __m128i*>(g.zeros + (panel * cut.groups + q) * kPanel));
+    zero = _mm512_mullo_epi32(_mm512_cvtepu8_epi32(z), _mm512_set1_epi32(0x01010101));
+  }
+  const idx first = q * g.group, have = min_of(g.group, g.k_whole() - first);
+  const uint8_t* w = g.w + panel * g.w_panel + first * Bits / 8 * kPanel;
+  const idx units = ceil_div(have, kUnit), all = cut.group_bytes / kUnitBytes;
+  for (idx unit = 0; unit < units; ++unit, w += kLines * kLineBytes, to += kUnitBytes)
+    unroll<kLines>([&](auto line) QK_INLINE {
+      const __m512i x = _mm512_loadu_si512(w + line * kLineBytes);
+      unroll<kPlanes>([&](auto plane) QK_INLINE {
+        const __m512i codes = _mm512_and_si512(plane ? _mm512_srli_epi16(x, plane * Bits) : x, mask);
+        _mm512_storeu_si512(to + (line * kPlanes + plane) * kLineBytes, _mm512_sub_epi8(codes, zero));
+      });
+    });
+  if (units < all) memset(to, 0, size_t(all - units) * kUnitBytes);
+}
+
+// ---- rows of A as tiles read them: [group][step][rows][tile_k], zeros behind the group
+void pack_strip(const Int4& g, const Cut& cut, idx i, idx rows, uint8_t* to) {
+  for (idx q = 0; q < cut.groups; ++q)
+    for (idx s = 0; s < cut.steps; ++s) {
+      const idx first = q * g.group + s * cut.tile_k;
+      const idx end = min_of(min_of(first + cut.tile_k, (q + 1) * g.group), g.k), have = max_of(end - first, 0);
+      for (idx r = 0; r < rows; ++r, to += cut.tile_k) {
+        const uint8_t* from = g.a + (i + r) * g.a_row + first * g.a_col;
+        if (g.a_col == 1 && have == kMaxTileK) {
+          memcpy(to, from, kMaxTileK);
+          continue;
+        }
+        for (idx t = 0; t < have; ++t) to[t] = from[t * g.a_col];
+        memset(to + have, 0, size_t(cut.tile_k - have));
+      }
+    }
+}
+
+// ---- a strip of rows past pairs of panels, group by group
+
+using Sums = int32_t[kStripRows * kPair];
+
+// A's sign is the kernel's; unpacked weights are signed.
+#define QK_DOT(c, a, w)                           \
+  do {                                            \
+    if constexpr (ASigned) _tile_dpbssd(c, a, w); \
+    else _tile_dpbusd(c, a, w);                   \
+  } while (0)
+
+#define QK_TURN(tile, to)                          \
+  do {                                             \
+    if (before) _tile_stored(tile, to, kPair * 4); \
+    _tile_zero(tile);                              \
+  } while (0)
+
+// Weights in L2 pass L1 by, where A's part stays: 9.2 ms against 9.8 at 512×4096×4096 in groups of 128.
+#define QK_LOAD(tile, from)                      \
+  do {                                           \
+    if (far) _tile_stream_loadd(tile, from, 64); \
+    else _tile_loadd(tile, from, 64);            \
+  } while (0)
+
+// C = A · W of a group. The sums of the group before it leave each tile just before it is cleared (before: where to, or
+// null). Why not after all products: a tile that is stored holds its next product up, 34 ns a group against 19.
+template <bool ASigned, bool Lower>
+inline void multiply(const Cut& cut, idx rows, const uint8_t* a, const int8_t* w, idx w_panel, bool far,
+                     int32_t* before) {
+  const idx upper = upper_rows(rows), a_step = rows * cut.tile_k, w_step = cut.tile_k * kPanel;
+  const uint8_t* below = a + upper * cut.tile_k;
+  QK_MEMORY_BARRIER();
+  for (idx s = 0; s < cut.steps; ++s, a += a_step, below += a_step, w += w_step) {
+    _tile_loadd(4, a, cut.tile_k);
+    QK_LOAD(6, w);
+    if (s == 0) QK_TURN(0, before);
+    QK_DOT(0, 4, 6);
+    QK_LOAD(7, w + w_panel);
+    if (s == 0) QK_TURN(1, before + kPanel);
+    QK_DOT(1, 4, 7);
+    if constexpr (Lower) {
+      _tile_loadd(5, below, cut.tile_k);
+      if (s == 0) QK_TURN(2, before + upper * kPair);
+      QK_DOT(2, 5, 6);
+      if (s == 0) QK_TURN(3, before + upper * kPair + kPanel);
+      QK_DOT(3, 5, 7);
+    }
+  }
+  QK_MEMORY_BARRIER();
+}
+
+template <bool Lower>
+inline void store_tiles(idx rows, int32_t* c) {
+  int32_t* const below = c + upper_rows(rows) * kPair;
+  QK_MEMORY_BARRIER();
+  _tile_stored(0, c, kPair * 4);
+  _tile_stored(1, c + kPanel, kPair * 4);
+  if constexpr (Lower) {
+    _tile_stored(2, below, kPair * 4);
+    _tile_stored(3, below + kPanel, kPair * 4);
+  }
+  QK_MEMORY_BARRIER();
+}
+
+inline __m512 scales_at(const Int4& g, idx at) {
+  if (g.scale_type == kScaleF32) return _mm512_loadu_ps(static_cast<const float*>(g.scales) + at);
+  const __m256i half =
+      _mm256_loadu_si256(reinterpret_cast<const __m256i*>(static_cast<const uint16_t*>(g.scales) + at));
+  return g.scale_type == kScaleF16 ? _mm512_cvtph_ps(half)
+                                   : _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+}
+
+inline __m512i factors_at(const Int4& g, idx at) {
+  if (!g.factors) return _mm512_set1_epi32(1);
+  return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(g.factors + at)));
+}
+
+// y (+)= c · scale of group q, in floats or integers; rows in fours, a pair of panels.
+template <bool Floats, bool First, bool AZero>
+inline void add_rows(const Int4& g, const Cut& cut, const idx (&panels)[2], idx q, idx i, idx rows, const int32_t* c,
+                     int32_t* y) {
+  __m512 scale[2];
+  __m512i factor[2], of_zero[2];
+  unroll<2>([&](auto p) QK_INLINE {
+    const idx at = (panels[p] * cut.groups + q) * kPanel;
+    if constexpr (Floats) scale[p] = scales_at(g, at);
+    else factor[p] = factors_at(g, at);
+    if constexpr (AZero) of_zero[p] = _mm512_loadu_si512(g.w_sums + at);
+  });
+  for (idx r = 0; r < rows; r += 4)
+    unroll<8>([&](auto step) QK_INLINE {
+      const int p = step % 2;
+      const idx row = r + step / 2, here = row * kPair + p * kPanel;
+      const __m512i total = First ? _mm512_setzero_si512() : _mm512_loadu_si512(y + here);
+      __m512i acc = _mm512_loadu_si512(c + here);
+      if constexpr (AZero) {
+        const __m512i zero = _mm512_set1_epi32(row < rows ? g.a_zero[i + row] : 0);
+        acc = _mm512_sub_epi32(acc, _mm512_mullo_epi32(of_zero[p], zero));
+      }
+      if constexpr (Floats)
+        _mm512_storeu_si512(y + here, _mm512_castps_si512(_mm512_fmadd_ps(_mm512_cvtepi32_ps(acc), scale[p],
+                                                                          _mm512_castsi512_ps(total))));
+      else _mm512_storeu_si512(y + here, _mm512_add_epi32(_mm512_mullo_epi32(acc, factor[p]), total));
+    });
+}
+
+template <bool Floats>
+inline void add_group(const Int4& g, const Cut& cut, idx pair, idx q, idx i, idx rows, const int32_t* c, int32_t* y) {
+  const idx panels[2] = {2 * pair, min_of(2 * pair + 1, ceil_div(g.n, kPanel) - 1)};
+  if (g.a_zero)
+    q ? add_rows<Floats, false, true>(g, cut, panels, q, i, rows, c, y)
+      : add_rows<Floats, true, true>(g, cut, panels, q, i, rows, c, y);
+  else
+    q ? add_rows<Floats, false, false>(g, cut, panels, q, i, rows, c, y)
+      : add_rows<Floats, true, false>(g, cut, panels, q, i, rows, c, y);
+}
+
+// The order of a strip: chunks of groups, pairs, groups. What is late belongs to the item before, so that no pair waits
+// for its last group.
+struct Walk {
+  idx pairs, groups, chunk;
+  idx pair = 0, first = 0, q = 0;
+  bool next() {
+    if (++q < min_of(first + chunk, groups)) return true;
+    q = first;
+    if (++pair < pairs) return true;
+    pair = 0;
+    q = first += chunk;
+    return first < groups;
+  }
+};
+
+struct Weights {  // of some pairs, unpacked, or unpacked an item at a time into a ring of two
+  int8_t* data;
+  idx panel;  // bytes
+  bool ring, fresh;
+  int8_t* at(const Cut& cut, const Walk& item, idx turn) const {
+    return ring ? data + (turn & 1) * 2 * panel : data + item.pair * 2 * panel + item.q * cut.group_bytes;
+  }
+};
+
+template <bool ASigned, int Bits, bool Floats, bool Lower>
+void strip(const Int4& g, const Cut& cut, const uint8_t* a, idx i, idx rows, idx first_pair, const Weights& w, Walk now,
+           Sums (&c)[2], Sums* y) {
+  const idx panels = ceil_div(g.n, kPanel);
+  const auto unpack = [&](const Walk& item, idx turn) QK_INLINE {
+    for (idx p = 0; p < 2; ++p)
+      unpack_group<Bits>(g, cut, min_of(2 * (first_pair + item.pair) + p, panels - 1), item.q,
+                         w.at(cut, item, turn) + p * w.panel);
+  };
+  const auto add = [&](const Walk& item, idx turn) QK_INLINE {
+    add_group<Floats>(g, cut, first_pair + item.pair, item.q, i, rows, c[turn & 1], y[item.pair]);
+  };
+  Walk before = now, before_that = now;
+  if (w.fresh) unpack(now, 0);
+  idx turn = 0;
+  for (bool more = true; more; ++turn) {
+    multiply<ASigned, Lower>(cut, rows, a + now.q * cut.steps * rows * cut.tile_k, w.at(cut, now, turn), w.panel,
+                             !w.ring, turn ? c[(turn - 1) & 1] : nullptr);
+    const Walk current = now;
+    more = now.next();
+    if (w.fresh && more) unpack(now, turn + 1);
+    if (turn > 1) add(before_that, turn - 2);
+    before_that = before, before = current;
+  }
+  store_tiles<Lower>(rows, c[(turn - 1) & 1]);
+  if (turn > 1) add(before_that, turn - 2);
+  add(before, turn - 1);
+}
+
+template <bool ASigned, int Bits, bool Floats>
+struct Tiles {
+  struct Plan {
+    Cut cut;
+    idx pairs;        // at once
+    idx chunk;        // groups whose part of A stays in L1 while the pairs pass
+    bool ring;        // one strip: weights are unpacked and forgotten
+    idx panel;        // bytes of unpacked weights
+    idx a, w, total;  // of the scratch
+    explicit Plan(const Int4& g) : cut(g) {
+      ring = g.m <= kStripRows;
+      panel = ring ? cut.group_bytes : cut.groups * cut.group_bytes;
+      pairs = min_of(ceil_div(g.n, kPair), ring ? kRingPairs : max_of(g.l2_bytes * 5 / 16 / (panel * 2), 1));
+      chunk = ring ? cut.groups : max_of(kChunkK * kPanel / cut.group_bytes, 1);
+      a = (2 + pairs) * idx(sizeof(Sums));
+      w = a + padded(g.m * cut.k(), 64);
+      total = w + (ring ? 2 : pairs) * 2 * panel;
+    }
+  };
+  static size_t scratch_bytes(const Int4& g) { return size_t(Plan(g).total); }
+
+  static void block(const Int4& g, Range m, Range n, void* scratch) {
+    const Plan plan(g);
+    const Cut& cut = plan.cut;
+    uint8_t* const room = static_cast<uint8_t*>(scratch);
+    Sums(&c)[2] = *reinterpret_cast<Sums(*)[2]>(room);
+    Sums* const y = reinterpret_cast<Sums*>(room) + 2;
+    uint8_t* const a = room + plan.a;
+    for (idx i = m.begin; i < m.end; i += kStripRows)
+      pack_strip(g, cut, i, min_of(kStripRows, m.end - i), a + (i - m.begin) * cut.k());
+    idx prepared = 0;
+    for (idx j0 = n.begin; j0 < n.end; j0 += plan.pairs * kPair)
+      for (idx i = m.begin; i < m.end; i += kStripRows) {
+        const idx rows = min_of(kStripRows, m.end - i), pairs = min_of(plan.pairs, ceil_div(n.end - j0, kPair));
+        if (rows != prepared) configure(prepared = rows, cut.tile_k);
+        const Weights w = {reinterpret_cast<int8_t*>(room + plan.w), plan.panel, plan.ring, i == m.begin};
+        const auto run = rows > kTileRows ? strip<ASigned, Bits, Floats, true> : strip<ASigned, Bits, Floats, false>;
+        run(g, cut, a + (i - m.begin) * cut.k(), i, rows, j0 / kPair, w, Walk{pairs, cut.groups, plan.chunk}, c, y);
+        for (idx p = 0; p < pairs; ++p) {
+          const idx j = j0 + p * kPair;
+          finish_rows(*g.epilogue, y[p], kPair, i, rows, j, min_of(kPair, n.end - j));
+        }
+      }
+    _tile_release();
+  }
+};
+
+// ---- integer sums whose weights, factors included, fit int8: unpacked to n16k4, then gemm's
+
+template <int Bits>
+void unpack_panel(const Int4& g, idx panel, int8_t* to) {
+  constexpr int kPlanes = 8 / Bits, kLines = Bits / 2;
+  constexpr idx kLineBytes = kPanel * kGroup;
+  const __m512i mask = _mm512_set1_epi8((1 << Bits) - 1), low = _mm512_set1_epi16(0xFF);
+  const idx groups = g.groups(), k_whole = g.k_whole();
+  const uint8_t* w = g.w + panel * g.w_panel;
+  const auto of_columns = [&](const uint8_t* values, idx q, int one) QK_INLINE {  // a byte each → four times
+    if (!values) return _mm512_set1_epi8(char(one));
+    const __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(values + (panel * groups + q) * kPanel));
+    return _mm512_mullo_epi32(_mm512_cvtepu8_epi32(x), _mm512_set1_epi32(0x01010101));
+  };
+  for (idx q = 0; q < groups; ++q) {
+    const __m512i zero = of_columns(g.zeros, q, g.zero), factor = of_columns(g.factors, q, 1);
+    const __m512i even = _mm512_and_si512(factor, low);
+    const idx end = q + 1 < groups ? (q + 1) * g.group : k_whole;
+    for (idx k = q * g.group; k < end; k += kUnit, w += kLines * kLineBytes)
+      unroll<kLines>([&](auto line) QK_INLINE {
+        const __m512i x = _mm512_loadu_si512(w + line * kLineBytes);
+        unroll<kPlanes>([&](auto plane) QK_INLINE {
+          const __m512i codes = _mm512_and_si512(plane ? _mm512_srli_epi16(x, plane * Bits) : x, mask);
+          __m512i y = _mm512_sub_epi8(codes, zero);
+          if (g.factors) {  // the low byte of a product of 16 bits is that of the low bytes
+            const __m512i odd = _mm512_mullo_epi16(_mm512_srli_epi16(y, 8), even);
+            y = _mm512_or_si512(_mm512_and_si512(_mm512_mullo_epi16(y, even), low), _mm512_slli_epi16(odd, 8));
+          }
+          _mm512_storeu_si512(to, y);
+          to += kLineBytes;
+        });
+      });
+  }
+}
+
+template <bool ASigned, int Bits>
+struct Unpacked {
+  using Grouped = Tiles<ASigned, Bits, false>;
+  static constexpr const KernelRow& gemm() { return list.rows[ASigned ? 1 : 0]; }  // s8s8s32, u8s8s32
+
+  static bool suits(const Int4& g) { return g.fits_int8 && !(g.factors && g.a_zero); }
+  static idx columns_at_once(const Int4& g) {
+    return min_of(padded(g.n, kPair), max_of(g.l2_bytes / 2 / g.k_whole() / kPair * kPair, kPair));
+  }
+  static Gemm product(const Int4& g) {
+    Gemm p = {};
+    p.m = g.m, p.n = g.n, p.k = g.k;
+    p.a = g.a, p.a_row = g.a_row, p.a_col = g.a_col;
+    p.w_panel = g.k_whole() * kPanel, p.w_sums = g.w_sums, p.a_zero = g.a_zero;
+    p.epilogue = g.epilogue;
+    p.l1_bytes = g.l1_bytes, p.l2_bytes = g.l2_bytes;
+    return p;
+  }
+  static size_t scratch_bytes(const Int4& g) {
+    if (!suits(g)) return Grouped::scratch_bytes(g);
+    return size_t(columns_at_once(g) * g.k_whole()) + gemm().scratch_bytes(product(g));
+  }
+  static void block(const Int4& g, Range m, Range n, void* scratch) {
+    if (!suits(g)) return Grouped::block(g, m, n, scratch);
+    Gemm p = product(g);
+    int8_t* const weights = static_cast<int8_t*>(scratch);
+    const idx at_once = columns_at_once(g);
+    for (idx j0 = n.begin; j0 < n.end; j0 += at_once) {
+      const idx end = min_of(j0 + at_once, n.end);
+      for (idx j = j0; j < end; j += kPanel) unpack_panel<Bits>(g, j / kPanel, weights + (j - j0) / kPanel * p.w_panel);
+      p.w = reinterpret_cast<const uint8_t*>(weights) - j0 / kPanel * p.w_panel;
+      gemm().block(p, m, {j0, end}, weights + at_once * g.k_whole());
+    }
+  }
+};
+
+}  // namespace
+
+// clang-format off
+#define QK_AMX_ROW(a, as, bits, w, sums, floats, ...)                                                          \
+  {"linear_" a w sums "_32x32_x86_amx", a w sums, "x86_amx", as, floats, false, bits, kStripRows, kPair, 4, kGops,      \
+   kCallUs, kGbS, __VA_ARGS__::scratch_bytes, __VA_ARGS__::block}
+static const Int4Row int4_rows[] = {
+    QK_AMX_ROW("s8", true, 4, "u4", "f32", true, Tiles<true, 4, true>),
+    QK_AMX_ROW("u8", false, 4, "u4", "f32", true, Tiles<false, 4, true>),
+    QK_AMX_ROW("s8", true, 4, "u4", "s32", false, Unpacked<true, 4>),
+    QK_AMX_ROW("u8", false, 4, "u4", "s32", false, Unpacked<false, 4>),
+    QK_AMX_ROW("s8", true, 2, "u2", "f32", true, Tiles<true, 2, true>),
+    QK_AMX_ROW("u8", false, 2, "u2", "f32", true, Tiles<false, 2, true>),
+    QK_AMX_ROW("s8", true, 2, "u2", "s32", false, Unpacked<true, 2>),
+    QK_AMX_ROW("u8", false, 2, "u2", "s32", false, Unpacked<false, 2>)};
+// clang-format on
+const Int4List int4_list = {int4_rows, 8};
+
+}  // namespace x86_amx
+}  // namespace qk

@@ -1,0 +1,111 @@
+"""The compiled kernels of 4- and 2-bit weights: rows of op "linear" on the layouts n16k4x2 and n16k4x4."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from qkernels.backends._numpy_groups import groups_in
+from qkernels.epilogue import Epilogue
+from qkernels.kernel import Hardware, Kernel, Problem
+from qkernels.weight import K_PAD, N_PANEL, PackedLinear, padded
+from qkernels.weight_groups import PackedGroups
+
+try:
+    import qkernels._native as _native
+except ImportError:  # backends/native.py says why
+    _native = None  # type: ignore[assignment]
+
+QUANTIZED_US = 1e4  # activations quantized in a microsecond
+FEW_GROUPS = 64  # AMX tiles are half empty below: fewer rows go straight from nibbles
+FEW_ROWS = 8
+SCALE_TYPES = {"float32": 0, "float16": 1, "uint16": 2}
+
+
+def _judge(row: dict[str, Any], types: str, problem: Problem, hardware: Hardware) -> float | str:
+    if problem.op != row["op"] or problem.types != types:
+        return f"is for {row['op']} {types}"
+    groups = groups_in(problem)
+    if isinstance(groups, str):
+        return groups
+    if row["isa"] not in hardware.cpu:
+        return f"this CPU lacks {row['isa']}"
+    m, few = problem.m, problem.k < FEW_GROUPS * groups
+    least = FEW_ROWS if few and row["min_m"] > 1 else row["min_m"]
+    if m < least:
+        return f"m={m} is below {least}{f' with groups below {FEW_GROUPS}' if least > row['min_m'] else ''}"
+    weights = padded(problem.n, N_PANEL) * padded(problem.k, K_PAD)
+    bits = int(types[-4])
+    halved = 2 if few and row["min_m"] > 1 else 1
+    quantizing = m * problem.k / QUANTIZED_US if types.startswith("f32") else 0.0
+    reading, computing = 1e-3 * weights * bits / 8 / row["gb_s"], 2e-3 * m * weights * halved / row["gops"]
+    return float(row["call_us"] + max(reading, computing) + min(reading, computing) / 2 + quantizing)
+
+
+def handle(w: PackedGroups, with_sums: bool) -> object:
+    """What C++ takes for the weights; made once, and again when sums of the groups are first wanted."""
+    if w._handle is None or (with_sums and not w._handle[1]):  # type: ignore[index]
+        kind = SCALE_TYPES[w.scales.dtype.name] if w.scales is not None else 0
+        made = _native.packed_int4(
+            w._data, *w.shape, w.bits, w.group, w.scales, kind, w.factors, w.zeros, w.zero,
+            w.sums() if with_sums else None, w.fits_int8,
+        )  # fmt: skip
+        w._handle = made, with_sums
+    return w._handle[0]  # type: ignore[index]
+
+
+def linear_handle(packed: PackedLinear) -> object:
+    """What the short way in takes for a weight of one matrix; made once, its buffers are the weight's own."""
+    if packed._handle is None:
+        part = packed.parts[0]
+        scale = None if part.scales is not None else packed.columns().scale
+        packed._handle = _native.packed_linear_int4(handle(part, False), scale)
+    return packed._handle
+
+
+def float_handle(w: PackedGroups) -> object:
+    """The same with scales of groups in float32, whatever makes them: what real activations are multiplied with."""
+    if w.scales is not None:
+        return handle(w, False)
+    if w._float_handle is None:
+        made = _native.packed_int4(
+            w._data, *w.shape, w.bits, w.group, w.float_scales(), 0, None, w.zeros, w.zero, None, False
+        )
+        w._float_handle = made
+    return w._float_handle
+
+
+def _run_floats(
+    module: Any, threads: int, index: int, x: np.ndarray, w: PackedGroups, out: np.ndarray, epilogue: Epilogue
+) -> None:
+    module.linear_int4(index, x, float_handle(w), out, epilogue, threads)
+
+
+def _run(
+    module: Any, threads: int, index: int, a: np.ndarray, w: PackedGroups, out: np.ndarray, epilogue: Epilogue
+) -> None:
+    module.linear_int4(index, a, handle(w, epilogue.a_zero is not None), out, epilogue, threads)
+
+
+def kernels_of(module: Any, threads: int = 0) -> tuple[Kernel, ...]:
+    """The rows of a compiled module; one of signed activations takes floats too, which become signed codes."""
+    return tuple(
+        Kernel(
+            row["name"].replace(f"linear_{row['types']}", f"linear_{types}"),
+            row["op"],
+            types,
+            row["isa"],
+            "n16k4x2" if "u4" in types[2:] else "n16k4x4",
+            functools.partial(_judge, row, types),
+            functools.partial(_run if row["op"] == "linear" else _run_floats, module, threads, index),
+        )
+        for index, row in enumerate(module.int4_rows())
+        for types in (row["types"], *((f"f32{row['types'][2:]}",) if row["types"].startswith("s8") else ()))
+    )
+
+
+ROWS: list[dict[str, Any]] = _native.int4_rows() if _native else []
+KERNELS = kernels_of(_native) if _native else ()
+INDEX = {row["name"]: index for index, row in enumerate(ROWS)}

@@ -1,0 +1,254 @@
+"""A linear layer of floats with 4-bit weights: in groups of 32 without zero points, of 128 with them, or by column.
+
+Everybody gets the same codes and scales, and quantizes activations, or not, as it likes: right is what is within a few
+percent of the product with the dequantized weights, by root mean square.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import qkernels as qk
+from qkernels.bench.contender import Call, Contender, Subject
+from qkernels.bench.linear import operands
+from qkernels.bench.peers import _Library, _quickly
+from qkernels.bench.shapes import INT4_LINEAR, Gemm, _group
+from qkernels.weight import K_PAD, N_PANEL, padded
+
+F32 = np.float32
+TOLERANCE = 0.03
+
+SHAPES: tuple[Gemm, ...] = (
+    *_group("decode", *((m, 4096, 4096) for m in INT4_LINEAR[0].m if m < 8)),
+    *_group("prompt", *((m, 4096, 4096) for m in INT4_LINEAR[0].m if m >= 8)),
+    *_group("model", *((m, k, n) for m in (1, 16, 64, 512) for k, n in ((4096, 11008), (11008, 4096)))),
+    *_group("dram", (1, 16384, 16384)),  # 128 MiB of codes
+)
+
+
+@functools.lru_cache(maxsize=2)
+def _weight(k: int, n: int, group: int | None, symmetric: bool, two_level: bool) -> qk.QTensor:
+    b = operands(1, 1, k, n, "")[1]
+    stored = "float16" if group and not two_level else "float32"
+    return qk.quantize(
+        np.ascontiguousarray(b.T), dtype="int4" if symmetric else "uint4", axis=0, group_size=group,
+        symmetric=symmetric, scale_dtype=stored, two_level=two_level,
+    )  # fmt: skip
+
+
+class _Weighted:
+    """What knows how the weight is quantized."""
+
+    types = ""
+
+    def __init__(self, group: int | None, symmetric: bool, two_level: bool = False):
+        self.group, self.symmetric, self.two_level = group, symmetric, two_level
+
+    def weight(self, b: np.ndarray) -> qk.QTensor:
+        return _weight(*b.shape, self.group, self.symmetric, self.two_level)
+
+    def unsigned(self, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """uint8 codes (n, k), float32 scales and uint8 zero points (n, groups)."""
+        q = self.weight(b)
+        shift = 8 if self.symmetric else 0
+        scale = np.asarray(q.scale, F32).reshape(len(b.T), -1)
+        codes = (q.codes().astype(np.int16) + shift).astype(np.uint8)
+        return codes, scale, np.broadcast_to(np.asarray(q.zero_point) + shift, scale.shape).astype(np.uint8)
+
+
+class Packed(_Weighted):
+    """Weights packed, output given."""
+
+    name = "packed"
+
+    def available(self) -> str:
+        return ""
+
+    def prepare(self, a: np.ndarray, b: np.ndarray, threads: int) -> Call | None:
+        return functools.partial(qk.linear, a, qk.pack_linear(self.weight(b)), out=np.empty((len(a), b.shape[1]), F32))
+
+
+class Plain(Packed):
+    """A QTensor as the weight, a new output."""
+
+    name = "plain"
+
+    def prepare(self, a: np.ndarray, b: np.ndarray, threads: int) -> Call | None:
+        return functools.partial(qk.linear, a, self.weight(b))
+
+
+class _FloatProduct(_Weighted):
+    """NumPy's float32 product with the dequantized weights."""
+
+    name = "numpy_f32"
+
+    def available(self) -> str:
+        return ""
+
+    def prepare(self, a: np.ndarray, b: np.ndarray, threads: int) -> Call | None:
+        dequantized = np.ascontiguousarray(self.weight(b).dequantize().T)
+        return functools.partial(np.matmul, a, dequantized, np.empty((len(a), b.shape[1]), F32))
+
+
+class MatMulNBits(_Weighted, _Library):
+    """ONNX Runtime's MatMulNBits, input and output bound to our memory. Level 4: int8 activations; 0: as they are."""
+
+    modules = ("onnxruntime", "onnx")
+
+    def __init__(self, group: int | None, symmetric: bool, two_level: bool, level: int):
+        super().__init__(group, symmetric, two_level)
+        self.level, self.name = level, f"ort_nbits_{level}"
+
+    def prepare(self, a: np.ndarray, b: np.ndarray, threads: int) -> Call | None:
+        import onnxruntime
+        from onnx import TensorProto, helper, numpy_helper
+
+        if self.group is None:
+            return None
+        codes, scale, zero = self.unsigned(b)
+        k, n = b.shape
+        values = [
+            numpy_helper.from_array((codes[:, ::2] | codes[:, 1::2] << 4).reshape(n, -1, self.group // 2), "b"),
+            numpy_helper.from_array(scale.reshape(-1), "scale"),
+        ]
+        if not self.symmetric:
+            values.append(numpy_helper.from_array((zero[:, ::2] | zero[:, 1::2] << 4).reshape(-1), "zero"))
+        node = helper.make_node(
+            "MatMulNBits", ["a", *(v.name for v in values)], ["y"], domain="com.microsoft", K=k, N=n, bits=4,
+            block_size=self.group, accuracy_level=self.level,
+        )  # fmt: skip
+        of, shape = TensorProto.FLOAT, (len(a), n)
+        graph = helper.make_graph(
+            [node], "layer", [helper.make_tensor_value_info("a", of, a.shape)],
+            [helper.make_tensor_value_info("y", of, shape)], values,
+        )  # fmt: skip
+        opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        binding, y = session.io_binding(), np.empty(shape, F32)
+        binding.bind_input("a", "cpu", 0, F32, a.shape, a.ctypes.data)
+        binding.bind_output("y", "cpu", 0, F32, shape, y.ctypes.data)
+
+        def call(keep: tuple[np.ndarray, ...] = (a, y)) -> np.ndarray:
+            session.run_with_iobinding(binding)
+            return y
+
+        return call
+
+
+class OpenVinoU4(_Weighted, _Library):
+    """u4 weights, decompressed or with dynamically quantized activations, whichever is faster here."""
+
+    name, modules = "openvino_u4", ("openvino",)
+
+    def prepare(self, a: np.ndarray, b: np.ndarray, threads: int) -> Call | None:
+        import openvino as ov
+        from openvino import opset13 as ops
+
+        codes, scale, zero = self.unsigned(b)
+        n, groups = scale.shape
+
+        kept: list[np.ndarray] = []  # a constant reads our memory
+
+        def nibbles(x: np.ndarray, shape: list[int]) -> Any:
+            flat = x.reshape(-1)
+            kept.append(np.ascontiguousarray(flat[::2] | flat[1::2] << 4))
+            return ops.constant(ov.Tensor(kept[-1], shape, ov.Type.u4))
+
+        x = ops.parameter(list(a.shape), np.float32)
+        weight = ops.convert(nibbles(codes, [n, groups, b.shape[0] // groups]), np.float16)
+        zeros = ops.convert(nibbles(zero, [n, groups, 1]), np.float16)
+        weight = ops.multiply(ops.subtract(weight, zeros), ops.constant(scale[..., None].astype(np.float16)))
+        whole = ops.convert(ops.reshape(weight, ops.constant([n, b.shape[0]]), False), np.float32)
+        model = ov.Model([ops.matmul(x, whole, False, True)], [x])
+        ways = []
+        for group in {"0", str(self.group or 2**64 - 1)}:
+            settings = {
+                "INFERENCE_NUM_THREADS": str(threads), "NUM_STREAMS": "1", "DYNAMIC_QUANTIZATION_GROUP_SIZE": group,
+                "PERFORMANCE_HINT": "LATENCY",
+            }  # fmt: skip
+            request = ov.Core().compile_model(model, "CPU", settings).create_infer_request()
+            request.set_input_tensor(ov.Tensor(a, shared_memory=True))
+
+            def call(request: Any = request, kept: Any = kept) -> Any:
+                request.infer()
+                return request.get_output_tensor().data
+
+            ways.append(call)
+        return min(ways, key=_quickly)
+
+
+class TorchInt4Pack(_Weighted, _Library):
+    """aten::_weight_int4pack_mm_for_cpu: bfloat16 activations, which are ready."""
+
+    name, modules = "torch_int4pack", ("torch",)
+
+    def prepare(self, a: np.ndarray, b: np.ndarray, threads: int) -> Call | None:
+        import torch
+
+        if self.group is None:
+            return None
+        torch.set_num_threads(threads)
+        codes, scale, zero = self.unsigned(b)
+        packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(torch.from_numpy(codes.astype(np.int32)), 1)
+        shifts = (8.0 - zero.astype(F32)) * scale
+        both = torch.from_numpy(np.stack([scale.T, shifts.T], axis=-1)).to(torch.bfloat16).contiguous()
+        x = torch.from_numpy(a).to(torch.bfloat16)
+
+        def call() -> Any:
+            with torch.inference_mode():
+                return torch.ops.aten._weight_int4pack_mm_for_cpu(x, packed, self.group, both)
+
+        return call
+
+
+def _share_wrong(weighted: _Weighted) -> Callable[..., float]:
+    def share_wrong(result: Any, a: np.ndarray, b: np.ndarray) -> float:
+        result = np.asarray(result.float() if hasattr(result, "float") else result)
+        if result.shape != (len(a), b.shape[1]):
+            return 1.0
+        rows = np.unique(np.linspace(0, len(a) - 1, min(len(a), 4)).astype(int))
+        exact = a[rows] @ weighted.weight(b).dequantize().T
+        error = np.sqrt(np.mean((result[rows] - exact) ** 2) / np.mean(exact**2))
+        return float(not error < TOLERANCE)
+
+    return share_wrong
+
+
+def _subject(
+    group: int | None, symmetric: bool, two_level: bool = False
+) -> tuple[Subject, tuple[Contender, ...]]:  # fmt: skip
+    how = group, symmetric, two_level
+
+    def kernel(a: np.ndarray, b: np.ndarray) -> str:
+        chosen = qk.explain(qk.linear, a, Packed(*how).weight(b)).kernel
+        return chosen.name if chosen else ""
+
+    def bytes_of(shape: Gemm) -> int:
+        """x, packed codes, scales in float16 or factors, zero points, output."""
+        n = padded(shape.n, N_PANEL)
+        groups = -(-shape.k // group) if group else 0
+        weights = padded(shape.k, K_PAD) * n // 2 + groups * n * (1 if two_level else 2) + groups * n * (not symmetric)
+        return 4 * shape.m * shape.k + weights + 4 * shape.m * shape.n
+
+    peers: tuple[Contender, ...] = (
+        MatMulNBits(*how, 4), MatMulNBits(*how, 0), OpenVinoU4(*how), TorchInt4Pack(*how),
+    )  # fmt: skip
+    ours = Packed(*how), Plain(*how)
+    wrong = _share_wrong(Packed(*how))
+    quick = ("1x4096x4096", "16x4096x4096")
+    return Subject(ours, (_FloatProduct(*how),), SHAPES, quick, operands, wrong, kernel, bytes_of), peers
+
+
+SUBJECTS = {
+    "int4-g32": _subject(32, True),
+    "int4-g128": _subject(128, False),
+    "int4-column": _subject(None, True),
+    "int4-two-level": _subject(32, True, True),
+}

@@ -1,0 +1,99 @@
+"""grouped_linear: a mixture of experts, each row of x against the weight of its expert."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+
+from qkernels.arrays import as_array, is_torch
+from qkernels.ops.linear import linear, pack_linear
+from qkernels.tensor import QTensor
+from qkernels.weight import PackedLinear
+
+OP = "grouped_linear"
+
+
+def grouped_linear(x: Any, weight: Any, offsets: Any, bias: Any = None, **epilogue: Any) -> Any:
+    """Rows offsets[e] … offsets[e + 1] − 1 of x meet weight[e]: `linear` for each expert.      arithmetic.md A6, A10
+
+    x        (tokens, k): floats or a QTensor, rows sorted by expert
+    weight   (e, n, k): QTensor or what `pack_linear` made of it; each expert's bytes are read once
+    offsets  (e + 1,) integers, from 0 to tokens, never falling; an expert may have no rows
+    bias     (e, n), as `linear` takes each row of it
+    The rest is `linear`'s: activation, residual (tokens, n), out_scale, out_zero_point, out_dtype, rounding, compute,
+    out.
+    Raises  TypeError, ValueError as `linear`, and for offsets that do not divide the rows.
+    """
+    packed = _experts(weight)
+    sizes: Any = packed.shape
+    experts, n, k = sizes
+    if not hasattr(x, "shape"):
+        x = np.asarray(x)
+    if len(x.shape) != 2 or x.shape[1] != k:
+        raise ValueError(f"{OP}: x has shape {tuple(x.shape)}, wanted (tokens, {k}) for a weight {sizes}")
+    tokens = x.shape[0]
+    ends = _offsets(offsets, experts, tokens)
+    if bias is not None and tuple(getattr(bias, "shape", ())) != (experts, n):
+        raise ValueError(f"{OP}: bias has shape {tuple(getattr(bias, 'shape', ()))}, wanted ({experts}, {n})")
+    residual, out = epilogue.pop("residual", None), epilogue.pop("out", None)
+    for name, value in (("residual", residual), ("out", out)):
+        if value is not None and tuple(value.shape) != (tokens, n):
+            raise ValueError(f"{OP}: {name} has shape {tuple(value.shape)}, wanted ({tokens}, {n})")
+    parts = []
+    for e in range(experts):
+        rows = slice(ends[e], ends[e + 1])
+        if rows.start == rows.stop and (tokens or e):
+            continue
+        of_rows = {name: v[rows] for name, v in (("residual", residual), ("out", out)) if v is not None}
+        of_expert = None if bias is None else bias[e]
+        try:
+            parts.append(linear(x[rows], packed.expert(e), of_expert, **of_rows, **epilogue))
+        except (TypeError, ValueError) as error:
+            raise type(error)(str(error).replace("linear:", f"{OP}: expert {e}:", 1)) from None
+    if out is not None:
+        return out if not isinstance(parts[0], QTensor) else _joined(parts)
+    return _joined(parts)
+
+
+def _experts(weight: Any) -> PackedLinear:
+    if not isinstance(weight, QTensor | PackedLinear):
+        raise TypeError(f"{OP}: weight is {type(weight).__name__}, wanted a QTensor (e, n, k) or a PackedLinear")
+    if weight.ndim != 3:
+        also = "; one weight for all rows goes to linear" if weight.ndim == 2 else ""
+        raise ValueError(f"{OP}: weight has shape {weight.shape}, wanted (e, n, k){also}")
+    if weight.shape[0] == 0:
+        raise ValueError(f"{OP}: weight has shape {weight.shape}, wanted at least one expert")
+    try:
+        return pack_linear(weight)
+    except ValueError as error:
+        raise ValueError(str(error).replace("pack_linear:", f"{OP}:")) from None
+
+
+def _offsets(offsets: Any, experts: int, tokens: int) -> list[int]:
+    found = as_array(offsets, OP, "offsets") if hasattr(offsets, "shape") else np.asarray(offsets)
+    if found.dtype.kind not in "iu":
+        raise TypeError(f"{OP}: offsets has dtype {found.dtype}, wanted integers")
+    if found.shape != (experts + 1,):
+        raise ValueError(f"{OP}: offsets has shape {found.shape}, wanted ({experts + 1},) for {experts} experts")
+    ends = [int(v) for v in found]
+    if ends[0] != 0 or ends[-1] != tokens or any(b < a for a, b in itertools.pairwise(ends)):
+        raise ValueError(
+            f"{OP}: offsets are {ends[0]} … {ends[-1]}, wanted 0 … {tokens} (the rows of x), never falling"
+        )
+    return ends
+
+
+def _joined(parts: list[Any]) -> Any:
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    if isinstance(first, QTensor):
+        codes = np.concatenate([part._plain() for part in parts])
+        return QTensor(codes, first._scale, first._zero, dtype=first.dtype)
+    if is_torch(first):
+        import sys
+
+        return sys.modules["torch"].cat(parts)
+    return np.concatenate(parts)

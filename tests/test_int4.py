@@ -1,0 +1,221 @@
+"""Weights of 4 and 2 bits through the public doors: linear, grouped_linear, matmul; what fits, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+
+import qkernels as qk
+from qkernels.backends import reference as ref
+from qkernels.weight_groups import PackedGroups
+
+F32 = np.float32
+RNG = np.random.default_rng(3)
+
+
+def floats(*shape: int) -> np.ndarray:
+    return RNG.normal(size=shape).astype(F32)
+
+
+def expected(x: np.ndarray, weight: qk.QTensor, bias: Any = None) -> np.ndarray:
+    """A8, A10, A6 of a weight (n, k) with float scales of groups."""
+    found = ref.dynamic_quantize(x)
+    zero = np.asarray(weight.zero_point)
+    zeros = zero if zero.ndim == 0 else zero.T.astype(np.int64)
+    codes, scale = weight.codes().T, np.asarray(weight.scale, F32).T
+    y = ref.grouped_matmul(found.codes, codes, scale, weight.group_size, 0, zeros)
+    return ref.grouped_linear(y, found.scale, bias)
+
+
+@pytest.mark.parametrize("dtype", ["int4", "uint4", "int2", "uint2"])
+@pytest.mark.parametrize(("group", "stored"), [(16, "float32"), (32, "float16"), (48, "bfloat16"), (128, "float32")])
+@pytest.mark.parametrize("m", [1, 3, 9])
+def test_grouped_weights_are_exact(dtype: str, group: int, stored: str, m: int) -> None:
+    weight = qk.quantize(
+        floats(21, 200), dtype=dtype, axis=0, group_size=group, symmetric=dtype[0] == "i", scale_dtype=stored
+    )
+    x, bias = floats(m, 200), floats(21)
+    y = qk.linear(x, weight, bias)
+    assert isinstance(qk.pack_linear(weight).parts[0], PackedGroups)
+    assert np.array_equal(y, expected(x, weight, bias))
+    for _ in range(2):  # the short way in
+        assert np.array_equal(qk.linear(x, weight, bias), y)
+    out = np.empty_like(y)
+    assert qk.linear(x, weight, bias, out=out) is out and np.array_equal(out, y)
+
+
+@pytest.mark.parametrize("group", [7, 20, 33])
+def test_groups_that_kernels_do_not_take_are_exact_too(group: int) -> None:
+    weight = qk.quantize(floats(5, 66), dtype="int4", axis=0, group_size=group)
+    x = floats(3, 66)
+    assert not isinstance(qk.pack_linear(weight).parts[0], PackedGroups)
+    assert np.array_equal(qk.linear(x, weight), expected(x, weight))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+def test_groups_of_bytes_are_exact(dtype: str) -> None:
+    weight = qk.quantize(floats(5, 66), dtype=dtype, axis=0, group_size=32, symmetric=dtype == "int8")
+    x = floats(3, 66)
+    assert np.array_equal(qk.linear(x, weight), expected(x, weight))
+
+
+def test_two_levels_are_integers_all_the_way() -> None:
+    weight = qk.quantize(floats(21, 200), dtype="int4", axis=0, group_size=32, two_level=True)
+    part = qk.pack_linear(weight).parts[0]
+    assert part.scales is None and part.factors is not None
+    x = qk.dynamic_quantize(floats(5, 200))
+    factors, c = part.group_factors(), np.asarray(weight.scale)[:, 0] / part.group_factors()[0]
+    acc = ref.two_level_matmul(x.codes(), weight.codes().T, factors, 32)
+    assert np.array_equal(qk.linear(x, weight, out_dtype="int32"), acc)
+    assert np.array_equal(qk.linear(x, weight), ref.linear_float(acc, x.scale, c))
+    codes = qk.linear(x, weight, out_scale=0.25, activation="relu")
+    wanted = ref.linear_integer(acc, x.scale, c, F32(0.25), activation="relu")
+    assert np.array_equal(codes.codes(), wanted)
+
+
+def test_columns_without_groups_follow_the_rule_of_bytes() -> None:
+    w4 = qk.quantize(floats(21, 200), dtype="uint4", axis=0, symmetric=False)
+    w8 = qk.QTensor(w4.codes(), w4.scale, w4.zero_point, dtype="uint8", axis=0)
+    x, bias = floats(5, 200), floats(21)
+    assert np.array_equal(qk.linear(x, w4, bias, activation="relu"), qk.linear(x, w8, bias, activation="relu"))
+    q = qk.quantize(x, dtype="uint8", symmetric=False)
+    for kind in ({"out_dtype": "int32"}, {"out_scale": 0.1, "out_zero_point": 3, "rounding": "gemmlowp"}):
+        one, other = qk.linear(q, w4, **kind), qk.linear(q, w8, **kind)
+        assert np.array_equal(*(v.codes() if isinstance(v, qk.QTensor) else v for v in (one, other)))
+
+
+def test_activations_of_four_bits() -> None:
+    """A4W4, through linear and through matmul."""
+    w = qk.quantize(floats(21, 96), dtype="int4", axis=0)
+    x = qk.dynamic_quantize(floats(5, 96), dtype="int4")
+    acc = x.codes().astype(np.int64) @ w.codes().T.astype(np.int64)
+    assert np.array_equal(qk.linear(x, w, out_dtype="int32"), acc)
+    y = ref.linear_float(acc.astype(np.int32), x.scale, w.scale)
+    assert np.array_equal(qk.linear(x, w), y)
+    assert np.array_equal(qk.matmul(x, w.T), y) and np.array_equal(x @ w.T, y)
+
+
+def test_copies_and_pickles_keep_every_number() -> None:
+    weight = qk.quantize(floats(21, 200), dtype="uint4", axis=0, group_size=64, symmetric=False, scale_dtype="float16")
+    packed, x = qk.pack_linear(weight), floats(4, 200)
+    y = qk.linear(x, packed)
+    for again in (pickle.loads(pickle.dumps(packed)), copy.deepcopy(packed)):
+        assert again.scale.dtype == np.float16 and np.array_equal(qk.linear(x, again), y)
+    assert packed.nbytes < weight.codes().nbytes // 2 + 4096
+
+
+def test_explain_knows_the_groups() -> None:
+    weight = qk.quantize(floats(32, 128), dtype="int4", axis=0, group_size=32)
+    said = qk.explain(qk.linear, floats(2, 128), weight)
+    assert said.problem.types == "f32u4f32" and said.problem.layout == "n16k4x2/32"
+    assert str(said).startswith("linear f32u4f32 m=2 n=32 k=128, layout n16k4x2/32")
+
+
+@pytest.mark.parametrize("m", [1, 5, 40])
+def test_compute_in_floats_keeps_its_bound(m: int) -> None:
+    weight = qk.quantize(floats(33, 320), dtype="uint4", axis=0, group_size=32, symmetric=False)
+    x = floats(m, 320)
+    w = weight.dequantize("float64").T
+    for compute, bound in (("float32", 2.0**-20), ("bfloat16", 2.0**-7)):
+        y = qk.linear(x, weight, compute=compute)
+        exact = ref.weight_only(x, weight.codes().T, weight.scale.T, weight.zero_point.T.astype(int), 32)
+        assert (np.abs(y - exact) <= bound * (np.abs(x.astype(np.float64)) @ np.abs(w))).all()
+
+
+# ---------------------------------------------------------------- experts
+
+
+@pytest.mark.parametrize("how", [{"group_size": 32}, {"group_size": 32, "two_level": True}, {}])
+@pytest.mark.parametrize("dtype", ["int4", "int8"])
+def test_each_row_meets_its_expert(how: dict, dtype: str) -> None:
+    weight = qk.quantize(floats(4, 21, 96), dtype=dtype, axis=(0, 1), group_axis=-1, **how)
+    x, bias, residual = floats(11, 96), floats(4, 21), floats(11, 21)
+    ends = [0, 3, 3, 10, 11]
+    parts = [
+        qk.linear(x[a:b], weight[e], bias[e], activation="relu", residual=residual[a:b])
+        for e, (a, b) in enumerate(itertools.pairwise(ends))
+        if a < b
+    ]
+    wanted = np.concatenate(parts)
+    for given in (weight, qk.pack_linear(weight)):
+        y = qk.grouped_linear(x, given, np.array(ends), bias, activation="relu", residual=residual)
+        assert np.array_equal(y, wanted)
+    out = np.full((11, 21), 7, F32)
+    assert qk.grouped_linear(x, weight, ends, bias, activation="relu", residual=residual, out=out) is out
+    assert np.array_equal(out, wanted)
+    q = qk.quantize(x, axis=0)
+    if "group_size" not in how:
+        codes = qk.grouped_linear(q, weight, ends, out_scale=0.5)
+        assert isinstance(codes, qk.QTensor) and codes.shape == (11, 21)
+    assert qk.grouped_linear(x[:0], weight, [0] * 5).shape == (0, 21)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "said"),
+    [
+        ({"offsets": [0, 2, 5]}, ValueError, "offsets has shape (3,), wanted (4,) for 3 experts"),
+        ({"offsets": [0, 2, 1, 5]}, ValueError, "offsets are 0 … 5, wanted 0 … 5 (the rows of x), never falling"),
+        ({"offsets": [0, 2, 3, 4]}, ValueError, "offsets are 0 … 4, wanted 0 … 5"),
+        ({"offsets": [0.0, 2.0, 3.0, 5.0]}, TypeError, "offsets has dtype float64, wanted integers"),
+        ({"x": np.zeros((5, 31), F32)}, ValueError, "x has shape (5, 31), wanted (tokens, 32)"),
+        ({"weight": qk.quantize(np.ones((4, 32), F32))}, ValueError, "wanted (e, n, k); one weight for all rows"),
+        ({"weight": np.ones((3, 4, 32), F32)}, TypeError, "weight is ndarray, wanted a QTensor (e, n, k)"),
+        ({"bias": np.zeros(4, F32)}, ValueError, "bias has shape (4,), wanted (3, 4)"),
+        ({"residual": np.zeros((5, 3), F32)}, ValueError, "residual has shape (5, 3), wanted (5, 4)"),
+        ({"activation": "elu"}, ValueError, "grouped_linear: expert 0: activation"),
+    ],
+)
+def test_grouped_linear_refuses(change: dict, error: type, said: str) -> None:
+    given: dict[str, Any] = {
+        "x": np.ones((5, 32), F32), "weight": qk.quantize(np.ones((3, 4, 32), F32), dtype="int4", axis=(0, 1)),
+        "offsets": [0, 2, 3, 5],
+    }  # fmt: skip
+    given |= change
+    with pytest.raises(error, match="grouped_linear") as caught:
+        qk.grouped_linear(given.pop("x"), given.pop("weight"), given.pop("offsets"), **given)
+    assert said in str(caught.value)
+
+
+# ---------------------------------------------------------------- what does not fit
+
+
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [
+        (lambda c: qk.QTensor(c, np.ones((4, 3), F32), dtype="int4", axis=0, group_size=32), "scale has shape (4, 3)"),
+        (lambda c: qk.QTensor(c, np.ones((4, 2), F32), 16, dtype="uint4", axis=0, group_size=32), "uint4"),
+        (lambda c: qk.QTensor(c, np.ones((4, 2), F32), dtype="int4", axis=0, group_size=0), "group_size=0"),
+        (
+            lambda c: qk.QTensor.from_packed(
+                np.zeros((4, 31), np.uint8), (4, 64), np.ones(4, F32), dtype="int4", axis=0
+            ),
+            "data has shape (4, 31), wanted (4, 32)",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit_are_named(build: Any, said: str) -> None:
+    with pytest.raises(ValueError, match="QTensor") as caught:
+        build(np.zeros((4, 64), np.int8))
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("wish", "said"),
+    [
+        ({"out_scale": 0.5}, "weight has groups along k, which gives floats"),
+        ({"bias": np.zeros(4, np.int32)}, "bias is"),
+        ({"x": np.zeros((2, 63), F32)}, "x has k=63"),
+    ],
+)
+def test_wishes_that_groups_cannot_grant(wish: dict, said: str) -> None:
+    weight = qk.quantize(np.ones((4, 64), F32), dtype="int4", axis=0, group_size=32)
+    out = np.full((2, 4), 5, F32)
+    given = {"x": np.ones((2, 64), F32)} | wish
+    with pytest.raises(ValueError, match="linear") as caught:
+        qk.linear(given.pop("x"), weight, out=None if "out_scale" in wish else out, **given)
+    assert said in str(caught.value) and (out == 5).all()
