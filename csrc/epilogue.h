@@ -57,8 +57,4 @@ static inline Epilogue epilogue_from(Epilogue e, idx i) {
   return e;
 }
 
-// activations.cpp: rows of real numbers, in the baseline instruction set
-void activate_row(Curve curve, float* y, idx n);
-void cast_row_f16(const float* y, uint16_t* out, idx n);
-
 }  // namespace qk

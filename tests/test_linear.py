@@ -229,6 +229,10 @@ def test_out_may_overlap_x_and_residual() -> None:
         assert same(same_memory, y)
     both = x.copy()
     assert same(qk.linear(x, w, residual=both, out=both), sum_of)
+    with_bias = qk.linear(x, w, x[0])
+    for _ in range(2):
+        both = x.copy()
+        assert same(qk.linear(x, w, both[0], out=both), with_bias)
 
 
 def test_torch_in_torch_out() -> None:

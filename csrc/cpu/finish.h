@@ -5,9 +5,10 @@
 // Columns are walked in vectors, rows inside, so that what belongs to columns is loaded once a tile. Half-to-even codes
 // and real numbers are made here; the other roundings by epilogue.h, a row at a time. Rules: docs/arithmetic.md A5, A6;
 // no product and sum are contracted. min and max leave a NaN and −0 in their second operand alone (A6's clamp).
-// f16 and the curves go through a row of real numbers in L1 and a plain function (activations.cpp).
+// f16, bf16 and the curves go through rows of real numbers in L1 (curves.h).
 #pragma once
 #include "../epilogue.h"
+#include "curves.h"
 #include "epilogue.h"
 
 namespace qk {

@@ -279,7 +279,7 @@ def _residual_of(wishes: Wishes, out_scale: Any) -> dict[str, Any]:
 def room(wishes: Wishes, *inputs: Any) -> np.ndarray:
     """(m, n) for a kernel to write: `out` itself where it may be written directly."""
     target, n = wishes.target, wishes.shape[-1]
-    others = [*inputs, wishes.residual._data if isinstance(wishes.residual, QTensor) else wishes.residual]
+    others = [*inputs, wishes.bias, wishes.residual._data if isinstance(wishes.residual, QTensor) else wishes.residual]
     if (
         target is not None and target.flags.c_contiguous and wishes.dtype != "float64" and target.flags.aligned
         and not any(isinstance(x, np.ndarray) and np.may_share_memory(target, x) for x in others)
