@@ -2,8 +2,8 @@
 //
 // In f64, rounded once. Errors beside that rounding (2⁻²⁵): exp is a polynomial on |r| ≤ ln2/2, 2·10⁻¹⁰; erfc(z) for
 // z ≥ 0 is t·exp(−z² + P(t)), t = 1/(1 + z/2), P fitted to ln(erfcx(z)/t) on Chebyshev's points of t in [0.14, 1],
-// 1.2·10⁻⁸; below, results are 0 in f32. A6 allows 2⁻²². The C library's functions took 15 to 40 ns an element, and a
-// layer of 1024³ thirty times as long as its product.
+// 1.2·10⁻⁸; below, results are 0 in f32. A6 allows 2⁻²². An element takes 1.4 (silu) to 2.7 ns (gelu) with AVX-512, the
+// C library's functions 3.7 (silu) to 16 ns (tanh).
 // tanh is expm1(2y)/(expm1(2y) + 2), which does not cancel near 0. Arguments are finite (A6).
 #pragma once
 #include <string.h>
