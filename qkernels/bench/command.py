@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 import qkernels as qk
-from qkernels.bench import limits, linear, peers, report, roofline, shapes
+from qkernels.bench import elementwise, limits, linear, peers, report, roofline, shapes
 from qkernels.bench.contender import GEMM, Contender, Subject
 from qkernels.bench.measure import measure
 from qkernels.config import _cpu_name
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="WORDS",
         help="names, groups, wildcards, sizes of your own: decode,512x*,7x100x33",
     )
-    add("--op", choices=tuple(SUBJECTS), default="gemm", help="a product of integers, or a linear layer of floats")
+    add("--op", choices=(*SUBJECTS, "elementwise"), default="gemm", help="a product, a linear layer, codes")
     add("--quick", action="store_true", help="a few shapes, few rounds")
     add("--threads", type=_positive, default=1, metavar="N", help="of everybody (default 1)")
     add("--types", choices=("s8s8", "u8s8"), default="s8s8", help="of our operands (default s8s8)")
@@ -72,6 +72,8 @@ def environment(threads: int) -> dict[str, str]:
 
 def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     """arguments: what `options` was parsed from. Returns the exit status."""
+    if options.op == "elementwise":
+        return elementwise.run(options)
     try:
         subject, everybody = SUBJECTS[options.op]
         chosen = shapes.select(options.filter, options.quick, subject.shapes, subject.quick)
