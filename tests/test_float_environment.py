@@ -12,8 +12,9 @@ import pytest
 from linear_cases import Case, operands
 
 from qkernels import dispatch
-from qkernels.backends import native, reference
+from qkernels.backends import native, native_elementwise, numpy_elementwise, reference
 from qkernels.hardware import detect
+from qkernels.kernel import Kernel, Scales
 
 F32 = np.float32
 MXCSR, FLUSH = 28, 0x8040  # its place in glibc's fenv_t on x86-64; flush to zero, and denormals are zeros
@@ -65,3 +66,29 @@ def test_linear_keeps_subnormals(kernel) -> None:
         with flushing():
             kernel.run(x.a, packed, x.out, by)
         assert np.array_equal(x.out.view(np.uint8), wanted.view(np.uint8)), out
+
+
+def elementwise(op: str, types: str):
+    found = [k for k in dispatch.kernels(op) if k.types == types and k.name in native_elementwise.INDEX]
+    return pytest.mark.parametrize("kernel", [k for k in found if k.isa in detect().cpu], ids=lambda k: k.name)
+
+
+@elementwise("quantize", "f32s8")
+def test_quantize_keeps_subnormals(kernel: Kernel) -> None:
+    """Subnormal values divided by a subnormal scale: flushed, every code would be that of a NaN."""
+    x = (np.arange(-100, 100, dtype=np.int32).astype(np.float64) * 2.0**-149 * 7).astype(F32).reshape(1, -1)
+    by = Scales(np.full((1, 1), 2.0**-149 * 5, F32), None, 1, x.size)
+    wanted, out = np.empty(x.shape, np.int8), np.empty(x.shape, np.int8)
+    numpy_elementwise.quantize(x, by, (-128, 127), wanted)
+    with flushing():
+        kernel.run(x, by, (-128, 127), out)
+    assert np.array_equal(out, wanted) and len(np.unique(out)) > 100
+
+
+@elementwise("dequantize", "s8f32")
+def test_dequantize_keeps_subnormals(kernel: Kernel) -> None:
+    codes = np.arange(-128, 128).astype(np.int8).reshape(1, -1)
+    out, by = np.empty(codes.shape, F32), Scales(np.full((1, 1), 2.0**-149, F32), None, 1, codes.size)
+    with flushing():
+        kernel.run(codes, by, out)
+    assert np.array_equal(out.view(np.int32) & 0x7FFFFFFF, np.abs(codes.astype(np.int32)))

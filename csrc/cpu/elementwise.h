@@ -21,6 +21,9 @@ constexpr idx kWorthPreparing = 4;  // rows that share them; fewer are divided
 
 inline bool multiplies(float scale) { return Lanes::kFma && scale >= kLeastScale && scale <= kGreatestScale; }
 
+// Elements that a read is ahead of its use where memory is the limit: the CPU's own prefetchers stop at each page.
+constexpr idx kPage = 1024;
+
 // ---------------------------------------------------------------- A7
 
 template <bool IsOne>
@@ -33,6 +36,7 @@ template <bool Multiplies, bool IsOne, bool Streams, class T>
 inline void quantize_as(const float* x, idx n, const Quantizer<IsOne>& by, T* out) {
   using L = Lanes;
   codes_of<Streams>(n, out, [&](auto at) QK_INLINE {
+    __builtin_prefetch(x + at.j + kPage);
     L::F t = at.get(x);
     if constexpr (Multiplies) {
       t = L::min(L::max(t, by.low.get(at)), by.high.get(at));  // NaN → low
@@ -59,7 +63,10 @@ inline void quantize_full(const float* x, idx n, const Quantizer<true>& by, int3
   const auto step = [&](auto at) QK_INLINE {
     return L::add(L::to_int(quotient(L::min(L::max(at.get(x), by.low.value), by.high.value))), by.zero.value);
   };
-  const auto code = [&](idx j) QK_INLINE { return L::to_int(quotient(L::min(by.high.value, L::load(x + j)))); };
+  const auto code = [&](idx j) QK_INLINE {
+    __builtin_prefetch(x + j + kPage);
+    return L::to_int(quotient(L::min(by.high.value, L::load(x + j))));
+  };
   const auto zero16 = L::splat16(zero);
   codes_of<Streams>(n, out, step, [&](idx j) QK_INLINE {
     L::template store4_plus<Streams>(out + j, code(j), code(j + W), code(j + 2 * W), code(j + 3 * W), zero16);

@@ -126,6 +126,7 @@ inline void requantize_as(const int32_t* acc, idx n, const Requantizer& by, T* o
   const int32_t z = IsOne && by.zero ? *by.zero : 0;
   const int32_t low = IsOne ? by.low - z : -kFarCode, high = IsOne ? by.high - z : kFarCode;
   codes_of<Streams>(n, out, [&](auto at) QK_INLINE {
+    if (Streams) __builtin_prefetch(acc + at.j + 1024);  // a page ahead: prefetchers stop at each
     const Lanes::I x = bias.add_to(at.get(acc), at);
     const Lanes::I y = zero.add_to(rounded<R, IsOne>(x, at, m, m64, q, e, low, high), at);
     return IsOne ? y : Lanes::min(Lanes::max(y, Lanes::splat(by.low)), Lanes::splat(by.high));

@@ -1,9 +1,9 @@
 """`python -m qkernels bench --op elementwise`: codes and back, at 1 MiB and 64 MiB of float32 (int32), beside others.
 
 A subject is an op at a granularity; a contender a call without arguments that makes the whole result, and the codes or
-values it makes. Ours is the public function, its output allocated in the call as torch's is; `rows` are kernels of ours
-with the output given. ONNX Runtime has input and output bound. Results are compared with ours before anybody is timed:
-the share that differs stands in the table (torch multiplies with 1/scale, which is another rule).
+values it makes. `qkernels` is the public function, its output allocated in the call as torch's is; `kernel` is its
+kernel with the output given, as Numba and ONNX Runtime (input and output bound) have it. Results are compared with ours
+before anybody is timed: the share that differs stands in the table (torch multiplies with 1/scale, another rule).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import qkernels as qk
 from qkernels import dispatch
 from qkernels.bench import timing
-from qkernels.kernel import Multipliers, Scales
+from qkernels.kernel import Kernel, Multipliers, Problem, Scales
 from qkernels.rounding import multiplier_of
 
 F32, S32 = np.float32, np.int32
@@ -45,22 +45,22 @@ class Data:
         self.by_row = rng.uniform(0.01, 0.03, self.rows).astype(F32)
 
 
-def _row(op: str, types: str, isa: str, *arguments: Any) -> Callable[[], Any]:
-    """A kernel of ours with everything given; what it wrote."""
-    kernel = next(k for k in dispatch.kernels(op) if k.types == types and k.isa == isa)
-
-    def call() -> Any:
-        kernel.run(*arguments)
-        return arguments[-1]
-
-    return call
-
-
 def _rows(op: str, types: str, make: Callable[[], tuple[Any, ...]]) -> Contenders:
-    """Numba's row, which is what a loop of one's own would be, where it is installed."""
-    if importlib.util.find_spec("numba") is None:
-        return {}
-    return {"numba": (_row(op, types, "numba", *make()), _same)}
+    """Our kernel with its output given, and Numba's row, which is what a loop of one's own would be."""
+
+    def call(kernel: Kernel) -> Callable[[], Any]:
+        arguments = make()
+
+        def run() -> Any:
+            kernel.run(*arguments)
+            return arguments[-1]
+
+        return run
+
+    found = {"kernel": dispatch.choose(Problem(op, types, 1 << 10, 1 << 10, 1))}
+    if importlib.util.find_spec("numba") is not None:
+        found["numba"] = next(k for k in dispatch.kernels(op) if k.types == types and k.isa == "numba")
+    return {name: (call(kernel), _same) for name, kernel in found.items()}
 
 
 def _torch() -> Any:
@@ -198,17 +198,19 @@ def run(options: argparse.Namespace) -> int:
         torch.set_num_threads(options.threads)
     for mib in SIZES[:1] if options.quick else SIZES:
         data = Data(mib)
-        print(f"{mib} MiB of float32, {options.threads} thread(s), µs; +% differs from ours; ratio: best peer / ours")
+        print(f"{mib} MiB of float32, {options.threads} thread(s), µs; +%: differs; best peer / qkernels, / kernel")
         for name, make in SUBJECTS.items():
             if options.filter and options.filter not in name:
                 continue
             found = make(data)
             wanted = found["qkernels"][1](found["qkernels"][0]())
-            wrong = {n: float(np.mean(codes(call()) != wanted)) for n, (call, codes) in found.items()}
+            wrong = {
+                n: float(np.mean(codes(call()).reshape(wanted.shape) != wanted)) for n, (call, codes) in found.items()
+            }
             samples = timing.interleave({n: call for n, (call, _) in found.items()}, rounds=15, seconds=1.5)
             us = {n: float(np.median(s)) for n, s in samples.items()}
-            peers = [us[n] for n in us if n != "qkernels"]
-            ratio = f"{min(peers) / us['qkernels']:.2f}" if peers else "-"
+            best = min((us[n] for n in us if n not in ("qkernels", "kernel")), default=float("nan"))
+            ratios = f"{best / us['qkernels']:6.2f} {best / us['kernel']:6.2f}"
             each = "  ".join(f"{n} {us[n]:.0f}{f' (+{wrong[n]:.2%})' if wrong[n] else ''}" for n in us)
-            print(f"  {name:30} {ratio:>6}   {each}", flush=True)
+            print(f"  {name:30} {ratios}   {each}", flush=True)
     return 0

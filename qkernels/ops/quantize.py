@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from qkernels import dispatch, verbose
 from qkernels.arrays import as_float32, float_name, library_of, new_floats
-from qkernels.checks import owned, scale_values, zero_values
+from qkernels.checks import FLOAT_MAX, owned, scale_values, zero_values
 from qkernels.device import is_on_device
 from qkernels.dtypes import CODE_TYPES, SCALE_TYPES, container, known, limits
-from qkernels.kernel import Problem
+from qkernels.kernel import Problem, Scales
 from qkernels.ops import elementwise, on_device, ranges
 from qkernels.ops.dequantize import values
 from qkernels.scales import Grain, grain_of
@@ -51,6 +52,10 @@ def quantize(
             range whose scale is not finite · NoKernelError, with every kernel's reason.
     Source  ONNX QuantizeLinear.
     """
+    if axis is None and group_size is None and scale_dtype == "float32" and not two_level:
+        made = _short(x, scale, zero_point, dtype)
+        if made is not None:
+            return made
     if is_on_device(x):
         return on_device.quantize(x, scale, zero_point, dtype, axis, group_size, group_axis, scale_dtype)
     call = _check(
@@ -78,6 +83,32 @@ def fake_quantize(
     call = _check(x, scale, zero_point, dtype, axis, group_size, -1, True, "float32", False, "fake_quantize")
     q = QTensor._of_codes(_codes(call), call.scale, call.zero, call.dtype, call.grain, "float32", None, "numpy")
     return new_floats(values(q), float_name(x), library_of(x))
+
+
+_ENDS = {"int8": (-128, 127), "uint8": (0, 255)}
+
+
+def _short(x: Any, scale: Any, zero: Any, dtype: Any) -> QTensor | None:
+    """The commonest call, found by a few comparisons: 6 µs beside the kernel's, where the long way takes 11.
+    None: `_check` shall do it, or refuse."""
+    if type(x) is not np.ndarray or x.dtype is not F32 or not x.flags.c_contiguous or not x.size:
+        return None
+    if not isinstance(scale, float | np.float32) or not 0 < scale <= FLOAT_MAX or type(dtype) is not str:
+        return None
+    ends = _ENDS.get(dtype)
+    if ends is None or not (zero is None or (type(zero) is int and ends[0] <= zero <= ends[1])):
+        return None
+    held = np.array(scale, F32)
+    if not held:  # too small for float32
+        return None
+    codes = np.empty(x.shape, dtype)
+    problem = Problem("quantize", "f32s8" if dtype == "int8" else "f32u8", 1, x.size, 1)
+    kernel = dispatch.choose(problem)
+    zeros = np.full((1, 1), zero, np.int32) if zero else None
+    by = Scales(held.reshape(1, 1), zeros, 1, x.size)
+    verbose.timed(kernel, problem, kernel.run, x.reshape(1, -1), by, ends, codes.reshape(1, -1))
+    held.flags.writeable = False
+    return QTensor._of_codes(codes, held, zero or 0, dtype, Grain(x.shape), "float32", None, "numpy")
 
 
 class _Call(NamedTuple):
