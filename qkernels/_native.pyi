@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy
 import typing
 import typing_extensions
-__all__: list[str] = ['add', 'available_cpus', 'cache_bytes', 'conv', 'conv_again', 'conv_ready', 'depthwise', 'depthwise_rows', 'dequantize', 'dynamic_quantize', 'elementwise_rows', 'emulated', 'fast', 'fast_codes', 'fast_linear', 'features', 'forget', 'gemm', 'get_num_threads', 'linear', 'lookup', 'mul', 'pack', 'packed', 'packed_linear', 'peak', 'quantize', 'read_memory', 'remember', 'remember_linear', 'requantize', 'rows', 'set_num_threads', 'watch']
+__all__: list[str] = ['add', 'available_cpus', 'cache_bytes', 'conv', 'conv_again', 'conv_ready', 'depthwise', 'depthwise_rows', 'dequantize', 'dynamic_quantize', 'elementwise_rows', 'emulated', 'fast', 'fast_codes', 'fast_linear', 'features', 'forget', 'gemm', 'get_num_threads', 'int4_rows', 'linear', 'linear_int4', 'lookup', 'mul', 'pack', 'packed', 'packed_int4', 'packed_linear', 'packed_linear_int4', 'peak', 'quantize', 'read_memory', 'remember', 'remember_linear', 'requantize', 'rows', 'set_num_threads', 'watch']
 def add(row: typing.SupportsInt | typing.SupportsIndex, a: typing.Any, b: typing.Any, a_ratio: typing.SupportsFloat | typing.SupportsIndex, b_ratio: typing.SupportsFloat | typing.SupportsIndex, offset: typing.SupportsFloat | typing.SupportsIndex, out: typing.Any, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
     Kernel.run of one row of add. threads as of gemm.
@@ -74,9 +74,17 @@ def gemm(row: typing.SupportsInt | typing.SupportsIndex, a: numpy.ndarray, b: ty
     """
 def get_num_threads() -> int:
     ...
+def int4_rows() -> list:
+    """
+    Every kernel of 4- and 2-bit weights, as data.
+    """
 def linear(row: typing.SupportsInt | typing.SupportsIndex, a: numpy.ndarray, w: typing.Any, out: numpy.ndarray, epilogue: tuple, threads: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
     """
     Kernel.run of op linear, on one row. threads 0: as many as set and worth waking; else exactly so many.
+    """
+def linear_int4(row: typing.SupportsInt | typing.SupportsIndex, a: numpy.ndarray, w: typing.Any, out: numpy.ndarray, epilogue: tuple, threads: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
+    """
+    Kernel.run of op linear with 4- or 2-bit weights.
     """
 def lookup(row: typing.SupportsInt | typing.SupportsIndex, x: typing.Any, table: typing.Any, out: typing.Any, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
@@ -94,9 +102,17 @@ def packed(data: numpy.ndarray, sums: numpy.ndarray, k: typing.SupportsInt | typ
     """
     A handle to packed weights; the caller keeps both buffers alive.
     """
+def packed_int4(data: typing.Any, k: typing.SupportsInt | typing.SupportsIndex, n: typing.SupportsInt | typing.SupportsIndex, bits: typing.SupportsInt | typing.SupportsIndex, group: typing.SupportsInt | typing.SupportsIndex, scales: typing.Any, scale_type: typing.SupportsInt | typing.SupportsIndex, factors: typing.Any, zeros: typing.Any, zero: typing.SupportsInt | typing.SupportsIndex, sums: typing.Any, fits_int8: bool) -> typing_extensions.CapsuleType:
+    """
+    A handle to packed weights; the caller keeps the buffers alive.
+    """
 def packed_linear(*args, **kwargs):
     """
     packed_linear(data, sums, scale, zero, k, n, is_signed): a handle; the caller keeps the buffers alive.
+    """
+def packed_linear_int4(*args, **kwargs):
+    """
+    packed_linear_int4(packed_int4, scale or None): the same of weights of 4 or 2 bits.
     """
 def peak(row: typing.SupportsInt | typing.SupportsIndex, rounds: typing.SupportsInt | typing.SupportsIndex) -> float:
     """

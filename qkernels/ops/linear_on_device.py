@@ -61,7 +61,7 @@ class Call:
         self.columns = packed.columns()
 
     def problem(self) -> Problem:
-        types = f"s8{LETTERS[self.packed.parts[0].dtype.name]}s32"
+        types = f"s8{LETTERS[self.packed.dtype]}s32"
         return problem_on(self.x, "gemm", types, self.m, self.n, self.k, LAYOUT)
 
     @property
@@ -82,6 +82,7 @@ def check(
         'compute="int8" only': compute != "int8",
         "no residual": residual is not None,
         "no out": out is not None,
+        "a weight of 8 bits": packed.dtype not in ("int8", "uint8"),
         "a weight without groups": packed.group_size is not None,
         'rounding="half_even" only': rounding != "half_even",
         "no bias of codes": bias is not None and out_scale is not None,
