@@ -40,8 +40,9 @@ def _weight_on(beside: DeviceArray, packed: PackedLinear, columns: Columns) -> _
     there = _brought.setdefault(packed, {})
     if beside.device not in there:
         n, k = packed.shape
-        codes = np.zeros((n, padded(k, 16)), packed.parts[0].dtype)
-        codes[:, :k] = packed.parts[0].unpack().T
+        plain = packed.unpack().codes()  # of 4 and 2 bits too, one a byte
+        codes = np.zeros((n, padded(k, 16)), plain.dtype)
+        codes[:, :k] = plain
         there[beside.device] = _Weight(
             beside.constant(codes, codes.dtype.name, codes.shape),
             beside.constant(columns.scale, "float32", (n,)),
@@ -61,7 +62,7 @@ class Call:
         self.columns = packed.columns()
 
     def problem(self) -> Problem:
-        types = f"s8{LETTERS[self.packed.dtype]}s32"
+        types = f"s8{'u8' if str(self.packed.dtype).startswith('u') else 's8'}s32"
         return problem_on(self.x, "gemm", types, self.m, self.n, self.k, LAYOUT)
 
     @property
@@ -82,7 +83,6 @@ def check(
         'compute="int8" only': compute != "int8",
         "no residual": residual is not None,
         "no out": out is not None,
-        "a weight of 8 bits": packed.dtype not in ("int8", "uint8"),
         "a weight without groups": packed.group_size is not None,
         'rounding="half_even" only': rounding != "half_even",
         "no bias of codes": bias is not None and out_scale is not None,
