@@ -108,7 +108,8 @@ def _depthwise(w: np.ndarray, conv: Conv, x_zero: int, w_zero: Any) -> Accumulat
             window = x[inputs].astype(np.int32)
             if x_zero:
                 window -= np.int32(x_zero)
-            window *= taps[(slice(None), *tap)]
+            where: Any = (slice(None), *tap)
+            window *= taps[where]
             sums[outputs] += window
 
     return accumulate
