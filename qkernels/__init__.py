@@ -24,8 +24,8 @@ from qkernels.ops.lookup import clamp, lookup
 from qkernels.ops.matmul import matmul
 from qkernels.ops.mul import mul
 from qkernels.ops.pack import pack
-from qkernels.ops.pools import avg_pool2d, global_avg_pool, max_pool2d
 from qkernels.ops.pack_conv import pack_conv
+from qkernels.ops.pools import avg_pool2d, global_avg_pool, max_pool2d
 from qkernels.ops.quantization_error import QuantizationError, quantization_error
 from qkernels.ops.quantize import fake_quantize, quantize
 from qkernels.ops.requantize import requantize

@@ -5,13 +5,29 @@ from __future__ import annotations
 import numpy
 import typing
 import typing_extensions
-__all__: list[str] = ['available_cpus', 'cache_bytes', 'dequantize', 'dynamic_quantize', 'elementwise_rows', 'emulated', 'fast', 'fast_codes', 'fast_linear', 'features', 'forget', 'gemm', 'get_num_threads', 'int4_rows', 'linear', 'linear_int4', 'pack', 'packed', 'packed_int4', 'packed_linear', 'packed_linear_int4', 'peak', 'quantize', 'read_memory', 'remember', 'remember_linear', 'requantize', 'rows', 'set_num_threads', 'watch']
+__all__: list[str] = ['add', 'available_cpus', 'cache_bytes', 'conv', 'depthwise', 'depthwise_rows', 'dequantize', 'dynamic_quantize', 'elementwise_rows', 'emulated', 'fast', 'fast_codes', 'fast_linear', 'features', 'forget', 'gemm', 'get_num_threads', 'int4_rows', 'linear', 'linear_int4', 'lookup', 'mul', 'pack', 'packed', 'packed_int4', 'packed_linear', 'packed_linear_int4', 'peak', 'quantize', 'read_memory', 'remember', 'remember_linear', 'requantize', 'rows', 'set_num_threads', 'watch']
+def add(row: typing.SupportsInt | typing.SupportsIndex, a: typing.Any, b: typing.Any, a_ratio: typing.SupportsFloat | typing.SupportsIndex, b_ratio: typing.SupportsFloat | typing.SupportsIndex, offset: typing.SupportsFloat | typing.SupportsIndex, out: typing.Any, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    Kernel.run of one row of add. threads as of gemm.
+    """
 def available_cpus() -> int:
     """
     By affinity mask and cgroup quota.
     """
 def cache_bytes(level: typing.SupportsInt | typing.SupportsIndex) -> int:
     ...
+def conv(row: typing.SupportsInt | typing.SupportsIndex, x: numpy.ndarray, data: numpy.ndarray, sums: numpy.ndarray, matrices: typing.SupportsInt | typing.SupportsIndex, w_signed: bool, geometry: tuple, out: numpy.ndarray, x_zero: typing.SupportsInt | typing.SupportsIndex, epilogue: tuple, threads: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
+    """
+    Kernel.run of op "conv" on one row. threads as of gemm.
+    """
+def depthwise(row: typing.SupportsInt | typing.SupportsIndex, x: numpy.ndarray, data: numpy.ndarray, sums: numpy.ndarray, w_signed: bool, geometry: tuple, out: numpy.ndarray, x_zero: typing.SupportsInt | typing.SupportsIndex, epilogue: tuple, threads: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
+    """
+    The same of a depthwise one, weights in layout c4t4.
+    """
+def depthwise_rows() -> list:
+    """
+    Every depthwise kernel of this build, as data.
+    """
 def dequantize(row: typing.SupportsInt | typing.SupportsIndex, q: typing.Any, scale: typing.Any, zero: typing.Any, repeat: typing.SupportsInt | typing.SupportsIndex, group: typing.SupportsInt | typing.SupportsIndex, out: typing.Any, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
     Kernel.run of one row of dequantize. threads as of gemm.
@@ -61,6 +77,14 @@ def linear(row: typing.SupportsInt | typing.SupportsIndex, a: numpy.ndarray, w: 
 def linear_int4(row: typing.SupportsInt | typing.SupportsIndex, a: numpy.ndarray, w: typing.Any, out: numpy.ndarray, epilogue: tuple, threads: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
     """
     Kernel.run of op linear with 4- or 2-bit weights.
+    """
+def lookup(row: typing.SupportsInt | typing.SupportsIndex, x: typing.Any, table: typing.Any, out: typing.Any, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    Kernel.run of one row of lookup. threads as of gemm.
+    """
+def mul(row: typing.SupportsInt | typing.SupportsIndex, a: typing.Any, b: typing.Any, m: typing.SupportsFloat | typing.SupportsIndex, a_zero: typing.SupportsInt | typing.SupportsIndex, b_zero: typing.SupportsInt | typing.SupportsIndex, zero: typing.SupportsInt | typing.SupportsIndex, out: typing.Any, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    Kernel.run of one row of mul. threads as of gemm.
     """
 def pack(b: numpy.ndarray, data: numpy.ndarray, sums: numpy.ndarray) -> None:
     """
