@@ -24,8 +24,8 @@ namespace QK_ISA {
 namespace {
 
 constexpr idx kTileRows = 16, kTileK = 64;
-constexpr idx kPair = 2 * kPanel;           // columns of a tile of results: two panels
-constexpr idx kSumsRow = kPanel + kPair;    // of the buffer: room for what the row before left over (drain.h), then sums
+constexpr idx kPair = 2 * kPanel;         // columns of a tile of results: two panels
+constexpr idx kSumsRow = kPanel + kPair;  // of the buffer: room for what the row before left over (drain.h), then sums
 constexpr idx kSumsSize = 2 * kTileRows * kSumsRow;
 
 struct alignas(64) TileConfig {
@@ -65,22 +65,22 @@ struct Ahead {
     else _tile_dpbuud(c, a, w);                              \
   } while (0)
 
-#define QK_LOAD()                                             \
-  do {                                                        \
-    _tile_loadd(4, a, a_stride);                              \
-    if constexpr (Lower) _tile_loadd(5, b, a_stride);         \
-    _tile_stream_loadd(6, w, 64);                             \
+#define QK_LOAD()                                              \
+  do {                                                         \
+    _tile_loadd(4, a, a_stride);                               \
+    if constexpr (Lower) _tile_loadd(5, b, a_stride);          \
+    _tile_stream_loadd(6, w, 64);                              \
     if constexpr (Two) _tile_stream_loadd(7, w + w_panel, 64); \
   } while (0)
 
 // Register c changes hands: the tile before leaves, this one begins.
-#define QK_TURN(c, offset)                                             \
-  do {                                                                 \
-    if (held) _tile_stored(c, held + (offset), kSumsRow * 4);          \
-    if (!fresh) {                                                      \
-      if (add) _tile_loadd(c, sums + (offset), kSumsRow * 4);          \
-      else _tile_zero(c);                                              \
-    }                                                                  \
+#define QK_TURN(c, offset)                                    \
+  do {                                                        \
+    if (held) _tile_stored(c, held + (offset), kSumsRow * 4); \
+    if (!fresh) {                                             \
+      if (add) _tile_loadd(c, sums + (offset), kSumsRow * 4); \
+      else _tile_zero(c);                                     \
+    }                                                         \
   } while (0)
 
 // Tiles one after the other through the registers.
@@ -164,8 +164,8 @@ class AmxPipe {
 
   // A function of its own, so that its loops have the registers for themselves.
   template <bool Lower, bool Two>
-  __attribute__((noinline)) void run(const uint8_t* a, idx a_step, idx a_stride, const uint8_t* w, idx w_panel, idx steps, int32_t* sums,
-           bool add) {
+  __attribute__((noinline)) void run(const uint8_t* a, idx a_step, idx a_stride, const uint8_t* w, idx w_panel,
+                                     idx steps, int32_t* sums, bool add) {
     const uint8_t* b = a + upper_rows(rows_) * a_stride;
     const bool drains = held_ && held_last_ && !(add && held_ == sums);
     int32_t* const drained = held_;
@@ -180,9 +180,9 @@ class AmxPipe {
         for (left -= rows; rows > 0; --rows) cursor.row();
       };
       if (ahead && ahead->left > 0)
-        fetching<Lower, Two>(a, b, a_step, a_stride, w, w_panel, steps, [&]() QK_INLINE { take(min_of(a_time, left)); });
-      else
-        loop<Lower, Two>(a, b, a_step, a_stride, w, w_panel, steps, [&]() QK_INLINE { take(min_of(a_time, left)); });
+        fetching<Lower, Two>(a, b, a_step, a_stride, w, w_panel, steps,
+                             [&]() QK_INLINE { take(min_of(a_time, left)); });
+      else loop<Lower, Two>(a, b, a_step, a_stride, w, w_panel, steps, [&]() QK_INLINE { take(min_of(a_time, left)); });
       take(left);
     } else if (drains) {
       const auto take = [&](idx rows) {

@@ -202,8 +202,8 @@ struct Depthwise {
                     const int32_t* tile) {
     for (idx r = 0; r < rows; ++r)
       for (idx c = 0; c < job.shape.channels; c += kFinishColumns)
-        finish_rows(e, tile + r * p.pixels * p.channels + c, p.channels, (line + r) * job.shape.out[2] + x,
-                    pixels, c, min_of(kFinishColumns, job.shape.channels - c));
+        finish_rows(e, tile + r * p.pixels * p.channels + c, p.channels, (line + r) * job.shape.out[2] + x, pixels, c,
+                    min_of(kFinishColumns, job.shape.channels - c));
   }
 };
 
