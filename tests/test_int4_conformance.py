@@ -121,3 +121,20 @@ def test_a_weight_comes_back_from_its_packed_form(dtype: str, two_level: bool) -
     part = packed.parts[0]
     assert isinstance(part, PackedGroups)
     assert (part.scales is None) == two_level
+
+
+@pytest.mark.parametrize("kernel", [k for k in KERNELS if k.types == "s8u4f32"], ids=lambda kernel: kernel.name)
+def test_the_trap_of_two_roundings(kernel: Kernel) -> None:
+    """A10: y = 1 + 2⁻²³, then + 2⁻²⁴ (2⁴⁰ − 1)/2⁴⁰; a sum rounded to float64 first is a tie, and goes up."""
+    executed, reason = runnable(kernel)
+    if not executed:
+        pytest.skip(f"{kernel.name}: {reason}")
+    a, w = np.zeros((1, 512), np.int8), np.zeros((512, 1), np.uint8)
+    a[0, 0], w[0, 0] = 1, 1
+    a[0, 256:353], w[256:353, 0] = 127, 15  # 184 785
+    a[0, 353], w[353, 0], a[0, 354], w[354, 0] = 17, 15, 3, 1  # + 258 = 3 · 61 681, a factor of 2⁴⁰ − 1
+    scale = np.array([[1 + 2.0**-23, (2**40 - 1) // 185043 * 2.0**-64]], np.float32)
+    packed = PackedGroups(qk.QTensor(w.T, scale, dtype="uint4", axis=0, group_size=256))
+    out = np.empty((1, 1), np.float32)
+    executed[0].run(a, packed, out, Epilogue("float32", a_scale=np.ones(1, np.float32), w_scale=np.ones(1, np.float32)))
+    assert out[0, 0] == np.float32(1 + 2.0**-23)
