@@ -19,7 +19,7 @@ namespace qk {
 namespace x86_amx {
 namespace {
 
-constexpr idx kMinM = 4;  // of 2 and 3 rows it takes half of the time of VNNI where weights come from L2, 8 % more from L3
+constexpr idx kMinM = 4;  // 2 and 3 rows: half of VNNI's time where weights come from L2, 8 % more from L3
 constexpr double kGops = 3000, kCallUs = 0.2;
 constexpr idx kLeastColumns = 256;
 constexpr idx kFewRows = 256;         // so few that weights come from L3 nearly as fast as they are multiplied
