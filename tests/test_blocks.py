@@ -1,5 +1,5 @@
-"""Products longer and wider than a cache block, and layers of them: where blocks of weights, parts of k and strips of rows
-meet. Native rows only, against float64 sums, which are exact here."""
+"""Products longer and wider than a cache block, and layers of them: where blocks of weights, parts of k and strips of
+rows meet. Native rows only, against float64 sums, which are exact here."""
 
 from __future__ import annotations
 
