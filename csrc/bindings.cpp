@@ -6,6 +6,7 @@
 #include <string>
 
 #include "bind_conv.h"
+#include "bind_topk.h"
 #include "cpu/features.h"
 #include "cpu/pack.h"
 #include "cpu/plan.h"
@@ -163,6 +164,7 @@ QK_PYBIND11_MODULE(QK_MODULE, m) {
   add_linear(m);
   add_conv(m);
   add_int4(m);
+  add_topk(m);
   add_fast_call(m.ptr());
   add_fast_linear(m.ptr());
 #ifdef QK_EMULATE

@@ -20,6 +20,7 @@ from qkernels.backends import (
     native,
     native_elementwise,
     native_int4,
+    native_topk,
     numba_cpu,
     numba_cuda,
     numba_elementwise,
@@ -28,8 +29,10 @@ from qkernels.backends import (
     numpy_elementwise,
     numpy_groups,
     numpy_network,
+    numpy_topk,
     reference,
     reference_network,
+    reference_topk,
 )
 from qkernels.kernel import Hardware, Kernel, NoKernelError, Problem
 
@@ -38,6 +41,7 @@ KERNELS: tuple[Kernel, ...] = (
     *native.KERNELS,
     *native_elementwise.KERNELS,
     *native_int4.KERNELS,
+    *native_topk.KERNELS,
     *numba_cpu.KERNELS,
     *numba_elementwise.KERNELS,
     *numba_groups.KERNELS,
@@ -45,8 +49,10 @@ KERNELS: tuple[Kernel, ...] = (
     *numpy_elementwise.KERNELS,
     *numpy_groups.KERNELS,
     *numpy_network.KERNELS,
+    *numpy_topk.KERNELS,
     *reference.KERNELS,
     *reference_network.KERNELS,
+    *reference_topk.KERNELS,
     *cuda.KERNELS,
     *numba_cuda.KERNELS,
 )

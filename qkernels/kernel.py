@@ -200,6 +200,11 @@ class Kernel:
         op "max_pool"          run(x, window, out)             (n, h, w, c), any strides                          (A16)
         op "avg_pool"          run(x, window, average, out)    likewise                                           (A16)
         op "softmax"           run(x, table, factor, zero, out)    (rows, n), C contiguous; table (256,) float32  (A17)
+
+    run, for op "topk":  run(corpus, queries, metric, scores, indices)            the best rows of corpus    (A18)
+        Problem: m rows of corpus, n queries, k dimensions; types those of corpus, queries, scores.
+        corpus  (m, k), queries (n, k) int8 or uint8, any strides; metric "ip" or "l2"
+        scores  int32, indices int64: (n, wanted), C contiguous, written; 1 ≤ wanted ≤ m
     """
 
     name: str

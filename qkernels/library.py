@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import pathlib
 
 
 def _find(inside: str) -> str:
     """A path below the package. Of an editable install the compiled half and what comes with it lie elsewhere."""
+    import importlib.resources
+
     import qkernels
 
     roots = [pathlib.Path(str(importlib.resources.files(qkernels))), *map(pathlib.Path, qkernels.__path__)]
