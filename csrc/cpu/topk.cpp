@@ -9,23 +9,19 @@
 // of rows; at the end their candidates are merged by (score, index), so that results do not depend on the ranges.
 #include "topk.h"
 
-#include <string.h>
-
 #include <algorithm>
 #include <atomic>
 
 #include "features.h"
 #include "pack.h"
 #include "threads.h"
-
-#if defined(__SSE2__)
-#include <immintrin.h>
-#endif
+#include "topk_few.h"
 
 namespace qk {
 namespace {
 
 constexpr idx kTileBytes = 32 << 10, kLeastStrip = 64, kMostStrip = 512;
+constexpr idx kFewQueries = 4;       // at most so many: dot products (topk_few.h), which read faster than products do
 constexpr idx kQueries = 256;        // at a time: the corpus is read again for more
 constexpr double kMinThreadUs = 20;  // work that is worth waking a thread for
 constexpr double kBytesUs = 1e4;     // of the corpus, read by one core in a microsecond
@@ -39,57 +35,16 @@ inline bool better(const Candidate& x, const Candidate& y) {
   return x.score != y.score ? x.score > y.score : x.index < y.index;
 }
 
-template <bool Signed>
-int64_t squares(const uint8_t* c, idx n, idx step) {
-  int64_t sum = 0;
-  for (idx i = 0; i < n; ++i) {
-    const int v = Signed ? int(int8_t(c[i * step])) : int(c[i * step]);
-    sum += v * v;
-  }
-  return sum;
-}
-
-#if defined(__SSE2__)
-// 65 025 · 2 fits 32 bits 16 000 times, and a lane sees an eighth of n.
-template <bool Signed>
-__attribute__((target("avx2"))) int64_t squares_avx2(const uint8_t* c, idx n, idx step) {
-  if (step != 1) return squares<Signed>(c, n, step);
-  __m256i sum = _mm256_setzero_si256();
-  idx i = 0;
-  for (; i + 16 <= n; i += 16) {
-    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(c + i));
-    const __m256i wide = Signed ? _mm256_cvtepi8_epi16(bytes) : _mm256_cvtepu8_epi16(bytes);
-    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(wide, wide));
-  }
-  uint32_t lanes[8];
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes), sum);
-  int64_t total = squares<Signed>(c + i, n - i, 1);
-  for (const uint32_t lane : lanes) total += lane;
-  return total;
-}
-#else
-template <bool Signed>
-int64_t squares_avx2(const uint8_t* c, idx n, idx step) {
-  return squares<Signed>(c, n, step);
-}
-#endif
-
-using Squares = int64_t (*)(const uint8_t*, idx, idx);
-
-Squares squares_of(bool is_signed) {
-  static const bool avx2 = cpu_runs("x86_avx2");
-  if (avx2) return is_signed ? squares_avx2<true> : squares_avx2<false>;
-  return is_signed ? squares<true> : squares<false>;
-}
-
 struct Context {
   const KernelRow& row;
   const TopK& job;
-  idx first, columns, whole;  // queries in work, and padded to panels
+  idx first, columns, whole;  // queries in work, and what a row of sums has
   Gemm gemm;
   int tasks;
   idx strip;
-  Candidate* heaps;  // [tasks][columns][k]
+  Candidate* heaps;     // [tasks][columns][k]
+  Dots dots;            // of few queries, else null
+  const int16_t* wide;  // these queries
   std::atomic<bool> failed{false};
 };
 
@@ -134,7 +89,7 @@ class Search {  // of one thread
     for (idx i = 0; i < rows; ++i, sums += c_.whole) {
       int32_t doubled[kQueries];
       const int32_t* scores = sums;
-      if (c_.job.distance) {
+      if (c_.job.distance && !c_.dots) {
         const uint8_t* const from = c_.job.corpus + (row + i) * c_.job.corpus_row;
         const int32_t less = int32_t(squares_(from, c_.job.dims, c_.job.corpus_col));
         for (idx j = 0; j < c_.whole; ++j) doubled[j] = int32_t(2u * uint32_t(sums[j]) - uint32_t(less));
@@ -186,7 +141,8 @@ void search_task(void* context, int index) {
     Gemm g = c.gemm;
     g.m = min_of(c.strip, mine.end - i);
     g.a = c.job.corpus + i * c.job.corpus_row, g.out = sums;
-    c.row.block(g, {0, g.m}, {0, c.whole}, scratch + tile);
+    if (c.dots) c.dots(g.a, g.m, g.a_row, g.k, c.wide, sums);
+    else c.row.block(g, {0, g.m}, {0, c.whole}, scratch + tile);
     search.strip(i, g.m, sums);
   }
   for (idx j = 0; j < c.columns; ++j)  // what is not filled stands behind everything
@@ -210,7 +166,7 @@ void deliver(Context& c, idx j) {
   std::sort(best, best + k, better);
   int64_t own = 0;
   const TopK& job = c.job;
-  if (job.distance) {
+  if (job.distance && !c.dots) {
     const uint8_t* const query = job.queries + (c.first + j) * job.queries_row;
     own = (c.row.w_signed ? squares<true> : squares<false>)(query, job.dims, job.queries_col);
   }
@@ -221,17 +177,18 @@ void deliver(Context& c, idx j) {
 }
 
 bool search(const KernelRow& row, const TopK& job, idx first, int threads, bool forced) {
-  Context c{row, job, first, min_of(kQueries, job.columns - first), 0, {}, 1, 0, nullptr, {false}};
-  c.whole = padded(c.columns, kPanel);
+  Context c{row, job, first, min_of(kQueries, job.columns - first), 0, {}, 1, 0, nullptr, nullptr, nullptr, {false}};
+  if (job.columns <= kFewQueries && job.corpus_col == 1) c.dots = dots_of(int(job.columns), row.a_signed, job.distance);
+  c.whole = c.dots ? c.columns : padded(c.columns, kPanel);
   const double bytes = double(job.rows) * double(job.dims);
   const double most = (estimated_us(row, job.rows, c.whole, job.dims) + bytes / kBytesUs) / kMinThreadUs;
   c.tasks = forced ? threads : most < 2 ? 1 : most < threads ? int(most) : threads;
   c.strip = padded(min_of(max_of(kTileBytes / (c.whole * 4), kLeastStrip), kMostStrip), row.mr);
-  const idx k_whole = padded(job.dims, row.k_step), heaps = c.tasks * c.columns * job.k * idx(sizeof(Candidate));
-  const idx weights = padded(c.whole * k_whole, 64), sums = c.whole * 4;
-  uint8_t* const scratch =
-      static_cast<uint8_t*>(thread_scratch(kWeightScratch, size_t(weights + padded(sums, 64) + heaps)));
+  const idx k_whole = padded(job.dims, kPackedK), heaps = c.tasks * c.columns * job.k * idx(sizeof(Candidate));
+  const idx sums = padded(c.columns, kPanel) * 4, weights = padded(padded(c.columns, kPanel) * k_whole, 64);
+  uint8_t* const scratch = static_cast<uint8_t*>(thread_scratch(kWeightScratch, size_t(weights + sums + heaps)));
   if (!scratch) return false;
+  c.heaps = reinterpret_cast<Candidate*>(scratch + weights + sums);
   Gemm& g = c.gemm;
   g.m = c.strip, g.n = c.whole, g.k = job.dims;
   g.a_row = job.corpus_row, g.a_col = job.corpus_col;
@@ -239,10 +196,15 @@ bool search(const KernelRow& row, const TopK& job, idx first, int threads, bool 
   g.w_sums = reinterpret_cast<int32_t*>(scratch + weights);
   g.out_row = c.whole;
   g.l1_bytes = cache_bytes(1), g.l2_bytes = cache_bytes(2);
-  c.heaps = reinterpret_cast<Candidate*>(scratch + weights + padded(sums, 64));
-  pack_panels(
-      {job.queries + first * job.queries_row, job.dims, c.columns, job.queries_col, job.queries_row, row.w_signed},
-      row.k_step, {0, c.whole / kPanel}, scratch, reinterpret_cast<int32_t*>(scratch + weights));
+  const uint8_t* const queries = job.queries + first * job.queries_row;
+  if (c.dots) {
+    int16_t* const wide = reinterpret_cast<int16_t*>(scratch);  // 2 · 4 queries take less than a panel
+    widen_queries(queries, c.columns, job.dims, job.queries_row, job.queries_col, row.w_signed, wide);
+    c.wide = wide;
+  } else {
+    pack_panels({queries, job.dims, c.columns, job.queries_col, job.queries_row, row.w_signed}, kPackedK,
+                {0, c.whole / kPanel}, scratch, reinterpret_cast<int32_t*>(scratch + weights));
+  }
   parallel(c.tasks, search_task, &c);
   if (c.failed) return false;
   for (idx j = 0; j < c.columns; ++j) deliver(c, j);
