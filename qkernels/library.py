@@ -15,9 +15,10 @@ def _find(inside: str) -> str:
     for root in roots:
         if (root / inside).exists():
             return str(root / inside)
+    looked = " or ".join(sorted({str(root) for root in roots}))
     raise FileNotFoundError(
-        f"qkernels has no {inside} in {' or '.join(sorted({str(root) for root in roots}))}: it was installed without its "
-        "native half (QKERNELS_NATIVE=ON makes the build say why)"
+        f"qkernels has no {inside} in {looked}: it was installed without its native half (QKERNELS_NATIVE=ON makes the "
+        "build say why)"
     )
 
 

@@ -117,7 +117,7 @@ S8, U8 = np.zeros((4, 8), np.int8), np.zeros((4, 8), np.uint8)
         ((S8, S8, 5), ValueError, "topk: k=5, wanted 1 … 4, the rows of corpus"),
         ((S8, S8, 2.0), TypeError, "topk: k is float, wanted an int"),
         ((S8, S8, True), TypeError, "topk: k is bool, wanted an int"),
-        ((S8, S8, 1, "cosine"), ValueError, "topk: metric='cosine', wanted \"ip\" or \"l2\""),
+        ((S8, S8, 1, "cosine"), ValueError, 'topk: metric=\'cosine\', wanted "ip" or "l2"'),
         ((S8, S8[:, :7], 1), ValueError, "topk: queries have shape (4, 8), corpus (4, 7)"),
         ((S8, S8[0], 1), ValueError, "topk: corpus has shape (8,), wanted (n, d)"),
         ((S8[None], S8, 1), ValueError, "topk: queries have shape (1, 4, 8)"),

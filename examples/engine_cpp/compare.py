@@ -1,8 +1,8 @@
 """The engine beside Python: one network, written for the engine, run by both in turn; the codes must be equal.
 
-    cmake -S examples/engine_cpp -B build/engine -Dqkernels_DIR="$(python -m qkernels --cmakedir)"
-    cmake --build build/engine
-    python examples/engine_cpp/compare.py build/engine/engine
+cmake -S examples/engine_cpp -B build/engine -Dqkernels_DIR="$(python -m qkernels --cmakedir)"
+cmake --build build/engine
+python examples/engine_cpp/compare.py build/engine/engine
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Layer(NamedTuple):
 def network(image: Image, seed: int = 0) -> list[Layer]:
     """Convolution, depthwise and pointwise convolutions, two linear layers: random weights, sensible scales."""
     rng = np.random.default_rng(seed)
-    batch, height, width, channels = image
+    _, height, width, channels = image
     layers: list[Layer] = []
     scale, zero = 0.02, 3
 

@@ -1,7 +1,7 @@
 """Exact nearest neighbours in NumPy: a strip of the corpus at a time, its scores from a float64 GEMM, the best kept.
 
-Every sum is an integer below 2³¹, and so is each partial one: float64 rounds nothing. Why not float32 in chunks of k, as
-numpy_cpu.py: twice the rate, but the selection, not the product, is what takes the time here.
+Every sum is an integer below 2³¹, and so is each partial one: float64 rounds nothing. Why not float32 in chunks of k,
+as numpy_cpu.py: twice the rate, but the selection, not the product, is what takes the time here.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def run(corpus: np.ndarray, queries: np.ndarray, metric: str, scores: np.ndarray
         if metric == "l2":
             found = 2 * found - (c * c).sum(axis=1)
         fresh = _best(found, np.arange(at, at + len(c)), min(k, len(c)))
-        both = (np.concatenate((old, new), axis=1) for old, new in zip(best, fresh, strict=True))
-        best = _best(*both, k)
+        found, where = (np.concatenate((old, new), axis=1) for old, new in zip(best, fresh, strict=True))
+        best = _best(found, where, k)
     scores[...] = best[0] if own is None else own - best[0]
     indices[...] = best[1]
 

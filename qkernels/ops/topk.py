@@ -91,7 +91,7 @@ def _check_tensors(q: QTensor | None, c: QTensor | None, metric: str) -> None:
     scales = float(q._scale.reshape(())), float(c._scale.reshape(()))
     if metric == "l2" and (zeros[0] != zeros[1] or scales[0] != scales[1]):
         raise ValueError(
-            f'{OP}: queries have scale {scales[0]:g}, zero point {zeros[0]}, corpus {scales[1]:g}, {zeros[1]}, wanted '
+            f"{OP}: queries have scale {scales[0]:g}, zero point {zeros[0]}, corpus {scales[1]:g}, {zeros[1]}, wanted "
             'equal ones for metric="l2": quantize both with one scale'
         )
 

@@ -114,6 +114,13 @@ void pool(void*, int32_t tasks, qk_task task, void* context) {
   for (int32_t i = tasks; i-- > 0;) task(context, i);
 }
 
+long seen[8];  // statuses
+
+int32_t noted(int32_t status) {
+  ++seen[status >= 0 && status < 7 ? status : 7];
+  return status;
+}
+
 struct Session {
   Input& in;
   Memory memory;
@@ -202,11 +209,11 @@ struct Session {
     const Args* const given = in.once_in(64) ? nullptr : memory.extended(args);
     const int32_t tasks = in.small(0, 5);
     size_t bytes = 0;
-    const int32_t status = workspace(given, tasks, &bytes, text(), text_bytes());
+    const int32_t status = noted(workspace(given, tasks, &bytes, text(), text_bytes()));
     if (!memory.possible || (status == QK_OK && double(bytes) > 64 * kMost)) return;
     if (status != QK_OK) bytes = 0;
     const qk_host* const h = bytes <= kMost ? host(bytes, tasks) : big_host(bytes, tasks);
-    run(given, h, text(), text_bytes());
+    noted(run(given, h, text(), text_bytes()));
   }
 
   qk_host* big_host(size_t wanted, int32_t tasks) {
@@ -340,7 +347,7 @@ struct Session {
     if (!memory.possible) return;
     static int32_t (*const ops[])(const qk_elementwise_args*, const qk_host*, char*, size_t) = {
         qk_quantize, qk_dequantize, qk_requantize, qk_dynamic_quantize};
-    ops[op](given, host(0, in.small(0, 5)), text(), text_bytes());
+    noted(ops[op](given, host(0, in.small(0, 5)), text(), text_bytes()));
   }
 
   void opinions() {
@@ -420,6 +427,7 @@ int main(int argc, char** argv) {
     LLVMFuzzerTestOneInput(data, sizeof data);
   }
   printf("%ld calls\n", count);
+  for (int32_t status = 0; status < 7; ++status) printf("%ld %s\n", seen[status], qk_status_name(status));
   return 0;
 }
 #endif
