@@ -57,6 +57,7 @@ struct Ahead {
   }
 };
 
+#ifndef QK_TDP  // bytes; else whatever else fills a tile
 #define QK_TDP(c, a, w)                                      \
   do {                                                       \
     if constexpr (ASigned && WSigned) _tile_dpbssd(c, a, w); \
@@ -64,6 +65,7 @@ struct Ahead {
     else if constexpr (WSigned) _tile_dpbusd(c, a, w);       \
     else _tile_dpbuud(c, a, w);                              \
   } while (0)
+#endif
 
 #define QK_LOAD()                                              \
   do {                                                         \

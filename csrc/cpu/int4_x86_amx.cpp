@@ -21,7 +21,7 @@
 
 #include "lanes_avx512.h"
 #include "finish.h"
-#include "int4.h"
+#include "int4_scales512.h"
 #include "rows.h"
 #include "unroll.h"
 #include "x86.h"
@@ -174,14 +174,6 @@ inline void store_tiles(idx rows, int32_t* c) {
   QK_MEMORY_BARRIER();
 }
 
-inline __m512 scales_at(const Int4& g, idx at) {
-  if (g.scale_type == kScaleF32) return _mm512_loadu_ps(static_cast<const float*>(g.scales) + at);
-  const __m256i half =
-      _mm256_loadu_si256(reinterpret_cast<const __m256i*>(static_cast<const uint16_t*>(g.scales) + at));
-  return g.scale_type == kScaleF16 ? _mm512_cvtph_ps(half)
-                                   : _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
-}
-
 inline __m512i factors_at(const Int4& g, idx at) {
   if (!g.factors) return _mm512_set1_epi32(1);
   return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(g.factors + at)));
@@ -195,7 +187,7 @@ inline void add_rows(const Int4& g, const Cut& cut, const idx (&panels)[2], idx 
   __m512i factor[2], of_zero[2];
   unroll<2>([&](auto p) QK_INLINE {
     const idx at = (panels[p] * cut.groups + q) * kPanel;
-    if constexpr (Floats) scale[p] = scales_at(g, at);
+    if constexpr (Floats) scale[p] = scales_at(g.scales, g.scale_type, at);
     else factor[p] = factors_at(g, at);
     if constexpr (AZero) of_zero[p] = _mm512_loadu_si512(g.w_sums + at);
   });

@@ -177,6 +177,7 @@ class _Call(NamedTuple):
     epilogue: Epilogue | None
     library: str
     op: str = OP
+    compute: str = "int8"
 
     @property
     def part(self) -> Any:
@@ -186,7 +187,10 @@ class _Call(NamedTuple):
         left = "f32" if self.a.dtype == F32 else sign_of(self.a.dtype)
         n, part = self.wishes.shape[-1], self.part
         if isinstance(part, PackedGroups):
-            types = f"{left}u{part.bits}f32" if self.op == "weight_only" else left + part.types
+            if self.op == "weight_only":
+                types = f"{'bf16' if self.compute == 'bfloat16' else 'f32'}u{part.bits}f32"
+            else:
+                types = left + part.types
             return Problem(self.op, types, self.m, n, self.k, part.grouped_layout)
         return Problem(OP, f"{left}{sign_of(part.dtype)}s32", self.m, n, self.k, part.layout)
 
@@ -222,18 +226,8 @@ def _check(
             )
         if compute != "int8" and isinstance(part, PackedGroups):
             floats = np.ascontiguousarray(as_float32(x, OP, "x")).reshape(m, k)
-            return _Call(
-                x,
-                packed,
-                wishes,
-                "kernel",
-                floats,
-                m,
-                k,
-                _epilogue_of_floats(wishes, None, None),
-                library,
-                "weight_only",
-            )
+            by = _epilogue_of_floats(wishes, None, None)
+            return _Call(x, packed, wishes, "kernel", floats, m, k, by, library, "weight_only", compute)
         if compute != "int8" or not isinstance(part, PackedGroups):
             return _Call(x, packed, wishes, compute if compute != "int8" else "grouped", None, m, k, None, library)
     if not isinstance(x, QTensor) and wishes.kind == "codes":  # the multiplier is known when the rows' scales are
