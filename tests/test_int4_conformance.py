@@ -72,7 +72,16 @@ def test_floats_keep_the_bound(kernel: Kernel) -> None:
         kernel = next(k for k in native_int4.kernels_of(module, 2) if k.name == kernel.name)
     rng = np.random.default_rng(5)
     bound = 2.0**-7 if kernel.isa == "x86_amxbf16" else 2.0**-20  # float32 rows keep theirs for bfloat16 too
-    for m, n, k in ((1, 35, 700), (33, 70, 1100), (64, 200, 64), (2, 16, 513), (3, 130, 96), (7, 33, 64), (13, 70, 1000), (1, 1, 1)):
+    for m, n, k in (
+        (1, 35, 700),
+        (33, 70, 1100),
+        (64, 200, 64),
+        (2, 16, 513),
+        (3, 130, 96),
+        (7, 33, 64),
+        (13, 70, 1000),
+        (1, 1, 1),
+    ):
         packed = int4_weights(rng, kernel, k, n, bool(rng.integers(2)))
         x = (rng.normal(size=(m, k)) * np.exp2(rng.integers(-20, 20, (m, k)))).astype(np.float32)
         out = np.full((m, n), np.nan, np.float32)

@@ -55,6 +55,21 @@ struct Coming {
   idx bytes;
 };
 
+// Rows of bytes, any strides. Row by row, as A lies: prefetchers follow that, and stores may jump.
+inline void pack_bytes(const Gemm& g, idx i, idx rows, idx k0, idx k, uint8_t* dst) {
+  const idx whole = g.a_col == 1 ? k / kTileK : 0, steps = ceil_div(k, kTileK);
+  for (idx r = 0; r < rows; ++r) {
+    const uint8_t* src = g.a + (i + r) * g.a_row + k0 * g.a_col;
+    uint8_t* to = dst + r * kTileK;
+    for (idx s = 0; s < whole; ++s, to += rows * kTileK) memcpy(to, src + s * kTileK, kTileK);
+    for (idx s = whole; s < steps; ++s, to += rows * kTileK) {
+      const idx have = min_of(kTileK, k - s * kTileK);
+      for (idx t = 0; t < have; ++t) to[t] = src[(s * kTileK + t) * g.a_col];
+      memset(to + have, 0, size_t(kTileK - have));
+    }
+  }
+}
+
 template <bool ASigned, bool WSigned, class Drain, class Source>
 class Strips {
  public:
@@ -112,7 +127,9 @@ class Strips {
     }
   }
 
-  uint32_t* terms() const { return terms_ + (flip_ ? 2 * kRows : 0); }  // of two strips: the one before is being drained
+  uint32_t* terms() const {
+    return terms_ + (flip_ ? 2 * kRows : 0);
+  }  // of two strips: the one before is being drained
 
   // A panel of A, `rows` from i and k from k0, past a block of weights.
   void run(idx i, idx rows, idx k0, idx k, const uint8_t* a, idx a_step, idx a_stride, Range block) {

@@ -10,7 +10,7 @@
 #define QK_ISA x86_amxbf16
 #define QK_TDP(c, a, w) _tile_dpbf16ps(c, a, w)
 #include "lanes_avx512.h"
-#include "amx_strips.h"
+#include "amx_made.h"
 #include "int4_scales512.h"
 #include "rows.h"
 #include "unroll.h"
@@ -21,7 +21,7 @@ namespace x86_amxbf16 {
 namespace {
 
 constexpr double kGops = 2600, kCallUs = 1, kGbS = 12;
-constexpr idx kMinM = 4, kBf16 = 2;  // bytes
+constexpr idx kMinM = 4, kBf16 = 2 /* bytes */, kWide = Lanes::kWidth;
 
 constexpr float kNumbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 // Lane by lane, the upper words of two vectors.
@@ -65,73 +65,53 @@ void dequantize_panel(const Int4& g, idx panel, uint8_t* to) {
   }
 }
 
-struct Source {
-  const Int4& g;
-  idx panel_bytes;
-  void (*dequantize)(const Int4&, idx panel, uint8_t* to);
-  uint8_t* room;  // of a block's weights
-
-  bool in_place() const { return false; }
-
+struct Floats : Made {
   void pack(idx i, idx rows, idx k0, idx k, uint8_t* dst) const {
-    const idx first = k0 / kBf16, steps = ceil_div(k, kTileK);
+    const idx steps = ceil_div(k, kTileK);
     for (idx r = 0; r < rows; ++r) {
-      const float* const x = g.x + (i + r) * g.k + first;
+      const float* x = g.x + (i + r) * g.k + k0 / kBf16;
       uint8_t* to = dst + r * kTileK;
-      for (idx s = 0; s < steps; ++s, to += rows * kTileK) {
-        const idx at = s * kTileK / kBf16, have = min_of(k / kBf16 - at, 2 * idx(Lanes::kWidth));
-        const auto part = [&](idx from) {
-          const idx n = max_of(min_of(have - from, idx(Lanes::kWidth)), 0);
-          return n == Lanes::kWidth ? Lanes::load(x + at + from) : Lanes::some(x + at + from, n);
-        };
-        const __m512bh both = _mm512_cvtne2ps_pbh(part(Lanes::kWidth), part(0));
+      for (idx s = 0, have = k / kBf16; s < steps; ++s, to += rows * kTileK, x += 2 * kWide, have -= 2 * kWide) {
+        const __m512bh both = have >= 2 * kWide ? _mm512_cvtne2ps_pbh(Lanes::load(x + kWide), Lanes::load(x))
+                                                : _mm512_cvtne2ps_pbh(Lanes::some(x + kWide, max_of(have - kWide, 0)),
+                                                                      Lanes::some(x, min_of(have, kWide)));
         memcpy(to, &both, kTileK);
       }
     }
-  }
-
-  const uint8_t* weights(Range n) const {
-    const idx first = n.begin / kPanel;
-    for (idx p = first; p * kPanel < n.end; ++p) dequantize(g, p, room + (p - first) * panel_bytes);
-    return room - first * panel_bytes;
-  }
-
-  Coming ahead(Range n) const {
-    return {g.w + n.begin / kPanel * g.w_panel, ceil_div(n.end - n.begin, kPanel) * g.w_panel};
   }
 };
 
 template <int Bits>
 struct Bf16 {
-  static Gemm product(const Int4& g) {
-    Gemm p = {};
-    p.m = g.m, p.n = g.n, p.k = g.k * kBf16;
-    p.w_panel = g.k_whole() * kBf16 * kPanel;
-    p.epilogue = g.epilogue;
-    p.l1_bytes = g.l1_bytes, p.l2_bytes = g.l2_bytes;
-    return p;
-  }
-  static idx weights_bytes(const Gemm& p) { return min_of(blocks(p).nc, padded(p.n, kPair)) / kPanel * p.w_panel; }
+  static size_t scratch_bytes(const Int4& g) { return Made::scratch_bytes(product_of(g, kBf16)); }
 
-  static size_t scratch_bytes(const Int4& g) {
-    const Gemm p = product(g);
-    return size_t(weights_bytes(p) + divide(p).total);
-  }
   static void block(const Int4& g, Range m, Range n, void* scratch) {
-    const Gemm p = product(g);
+    const Gemm p = product_of(g, kBf16);
     uint8_t* const room = static_cast<uint8_t*>(scratch);
-    const Source source = {g, p.w_panel, dequantize_panel<Bits>, room};
-    const auto run = ToReal<true>::takes(*g.epilogue) ? Strips<true, true, ToReal<true>, Source>::block
-                                                      : Strips<true, true, ToCodes<int8_t>, Source>::block;
-    run(p, m, n, source, room + weights_bytes(p));
+    const auto run = ToReal<true>::takes(*g.epilogue) ? Strips<true, true, ToReal<true>, Floats>::block
+                                                      : Strips<true, true, ToCodes<int8_t>, Floats>::block;
+    run(p, m, n, {{g, p, dequantize_panel<Bits>, room}}, room + Made::room_bytes(p));
   }
 };
 
 }  // namespace
 
-#define QK_BF16_ROW(w, bits)                                                                                      \
-  {"weight_only_bf16" w "f32_32x32_x86_amxbf16", "bf16" w "f32", "x86_amxbf16", true, true, true, bits,           \
-   2 * kTileRows, kPair, kMinM, kGops, kCallUs, kGbS, Bf16<bits>::scratch_bytes, Bf16<bits>::block}
+#define QK_BF16_ROW(w, bits)                     \
+  {"weight_only_bf16" w "f32_32x32_x86_amxbf16", \
+   "bf16" w "f32",                               \
+   "x86_amxbf16",                                \
+   true,                                         \
+   true,                                         \
+   true,                                         \
+   bits,                                         \
+   2 * kTileRows,                                \
+   kPair,                                        \
+   kMinM,                                        \
+   kGops,                                        \
+   kCallUs,                                      \
+   kGbS,                                         \
+   Bf16<bits>::scratch_bytes,                    \
+   Bf16<bits>::block}
 static const Int4Row int4_rows[] = {QK_BF16_ROW("u4", 4), QK_BF16_ROW("u2", 2)};
 const Int4List int4_list = {int4_rows, 2};
 

@@ -35,9 +35,7 @@ struct ZmmLanes {
   static Reg add(Reg x, Reg y) { return _mm512_add_epi32(x, y); }
   static Reg sub(Reg x, Reg y) { return _mm512_sub_epi32(x, y); }
   static Float to_float(Reg x) { return _mm512_cvtepi32_ps(x); }
-  static Float scale(const void* scales, ScaleType type, idx at) {
-    return scales_at(scales, type, at);
-  }
+  static Float scale(const void* scales, ScaleType type, idx at) { return scales_at(scales, type, at); }
   static Float fma(Float x, Float y, Float z) { return _mm512_fmadd_ps(x, y, z); }
   static void store(int32_t* p, Reg x) { _mm512_storeu_si512(p, x); }
   static void store_float(void* p, Float x) { _mm512_storeu_ps(static_cast<float*>(p), x); }

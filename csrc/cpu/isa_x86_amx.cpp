@@ -27,20 +27,7 @@ struct Plain {
            g.a_row % 2048 != 0;
   }
 
-  // Row by row, as A lies: prefetchers follow that, and stores may jump.
-  void pack(idx i, idx rows, idx k0, idx k, uint8_t* dst) const {
-    const idx whole = g.a_col == 1 ? k / kTileK : 0, steps = ceil_div(k, kTileK);
-    for (idx r = 0; r < rows; ++r) {
-      const uint8_t* src = g.a + (i + r) * g.a_row + k0 * g.a_col;
-      uint8_t* to = dst + r * kTileK;
-      for (idx s = 0; s < whole; ++s, to += rows * kTileK) memcpy(to, src + s * kTileK, kTileK);
-      for (idx s = whole; s < steps; ++s, to += rows * kTileK) {
-        const idx have = min_of(kTileK, k - s * kTileK);
-        for (idx t = 0; t < have; ++t) to[t] = src[(s * kTileK + t) * g.a_col];
-        memset(to + have, 0, size_t(kTileK - have));
-      }
-    }
-  }
+  void pack(idx i, idx rows, idx k0, idx k, uint8_t* to) const { pack_bytes(g, i, rows, k0, k, to); }
 
   const uint8_t* weights(Range) const { return g.w; }
 

@@ -107,7 +107,7 @@ def kernels_of(module: Any, threads: int = 0) -> tuple[Kernel, ...]:
     """
     return tuple(
         Kernel(
-            row["name"].replace(f"linear_{row['types']}", f"linear_{types}"),
+            row["name"].replace(f"_{row['types']}_", f"_{types}_"),
             row["op"],
             types,
             row["isa"],

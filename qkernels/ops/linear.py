@@ -98,7 +98,9 @@ def linear(
     out_dtype   of that QTensor (default: x's type, int8 of float x). Without out_scale: "float32" "float16" "bfloat16"
                 "float64" (default: x's float type, float32 of a QTensor), or "int32" of a QTensor x: the accumulators
     rounding    of a QTensor as the result, as in `requantize`
-    compute     "int8": exact integers. "float32", "bfloat16": x stays as it is, weight is dequantized (A11)
+    compute     "int8": exact integers. "float32", "bfloat16": x stays as it is, weight is dequantized (A11): within
+                2⁻²⁰, 2⁻⁷ of Σ|x·w|. For few rows and for accuracy; "bfloat16" is the fastest of all for many rows and
+                groups of 32 or less where the CPU has AMX, and else the same as "float32"
     out         array of out_dtype and the result's shape, any strides, or of the codes of a QTensor; it is returned
 
     Without curved activations every result is the same bits on every CPU, kernel and number of threads.
