@@ -1,0 +1,233 @@
+"""DequantizeLinear → operator → QuantizeLinear becomes one node on codes: the integer kernels, not floats between.
+
+Each is replaced by the operator of com.microsoft that ONNX Runtime makes of it too, so that the results are its results.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from qkernels.onnx.codes import BYTES
+from qkernels.onnx.graph import MICROSOFT, OURS, Graph, Node
+from qkernels.onnx.moves import MOVES
+
+F32 = np.float32
+CLAMPS = {"Relu": "relu"}
+PAIRS = {"Add": "QLinearAdd", "Mul": "QLinearMul"}
+POOLS = {"AveragePool": "QLinearAveragePool", "GlobalAveragePool": "QLinearGlobalAveragePool"}
+
+
+class Codes(NamedTuple):
+    """A DequantizeLinear's input: names, and what is known of scale and zero point."""
+
+    name: str
+    scale: str
+    zero: str
+    step: np.ndarray
+    at: np.ndarray
+    axis: int
+
+    @property
+    def parameters(self) -> list[str]:
+        return [self.name, self.scale, self.zero]
+
+    @property
+    def by_tensor(self) -> bool:
+        return self.step.size == 1 and self.at.size == 1
+
+
+class Fusion:
+    """One walk over the graph's nodes."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph, self.made, self.uses = graph, graph.producers(), graph.uses()
+        self.users = graph.consumers()
+        self.dropped: set[int] = set()
+
+    def run(self) -> None:
+        nodes = []
+        for node in self.graph.nodes:
+            new = None if id(node) in self.dropped else self.fused(node)
+            nodes.append(node if new is None else new)
+        self.graph.nodes = [node for node in nodes if id(node) not in self.dropped]
+
+    # ---------------------------------------------------------------- what surrounds a node
+
+    def codes_of(self, name: str) -> Codes | None:
+        """What DequantizeLinear made `name` of, if its scale and zero point are constants of 8-bit codes."""
+        node = self.made.get(name)
+        if node is None or node.op != "DequantizeLinear" or node.get("block_size", 0):
+            return None
+        step, zero = node.constant(1), node.constant(2)
+        if step is None or step.dtype != F32 or (node.has(2) and zero is None):
+            return None
+        if zero is None:
+            zero = np.zeros((), self._type_of(node.inputs[0]))
+        if zero.dtype.name not in BYTES and zero.dtype != np.int32:
+            return None
+        at = node.inputs[2] if node.has(2) else self.graph.new_constant(node.inputs[1], zero)
+        return Codes(node.inputs[0], node.inputs[1], at, step, zero, node.get("axis", 1))
+
+    def _type_of(self, name: str) -> Any:
+        """The type of codes that have no zero point."""
+        if name in self.graph.constants:
+            return self.graph.constants[name].dtype
+        node = self.made.get(name)
+        zero = None if node is None or node.op != "QuantizeLinear" else node.constant(2)
+        return np.uint8 if zero is None else zero.dtype
+
+    def result_of(self, name: str) -> tuple[Node, str] | None:
+        """(the QuantizeLinear that alone takes the value, the clamp that stands between them or "")."""
+        clamp = ""
+        while True:
+            users = self.users.get(name, [])
+            if len(users) != 1 or self.uses[name] != 1:
+                return None
+            (user,) = users
+            if user.op in CLAMPS and user.domain == "" and not clamp:
+                clamp, name = CLAMPS[user.op], user.outputs[0]
+                continue
+            return (user, clamp) if self.is_quantizer(user) and user.inputs[0] == name else None
+
+    def is_quantizer(self, node: Node) -> bool:
+        """To 8-bit codes of one constant scale."""
+        step, zero = node.constant(1), node.constant(2)
+        if node.op != "QuantizeLinear" or step is None or step.size != 1 or step.dtype != F32:
+            return False
+        if node.has(2):
+            return zero is not None and zero.size == 1 and zero.dtype.name in BYTES
+        wanted = node.get("output_dtype", 0)
+        return wanted in (0, 2)  # uint8
+
+    def written(self, q: Node) -> list[str]:
+        """Names of a QuantizeLinear's scale and zero point."""
+        return [q.inputs[1], q.inputs[2] if q.has(2) else self.graph.new_constant(q.inputs[1], np.uint8(0))]
+
+    def type_written(self, q: Node) -> str:
+        zero = q.constant(2)
+        return "uint8" if zero is None else zero.dtype.name
+
+    def replace(self, node: Node, op: str, inputs: list[str], q: Node, domain: str = MICROSOFT, **more: Any) -> Node:
+        """`node` and everything up to `q` as one."""
+        self.dropped.add(id(q))
+        for user in self.users.get(node.outputs[0], []):  # a clamp between
+            if user is not q:
+                self.dropped.add(id(user))
+        return Node(op, domain, inputs, list(q.outputs), {**node.attributes, **more}, node.name, 1, None,
+                    self.graph.constants)  # fmt: skip
+
+    # ---------------------------------------------------------------- the patterns
+
+    def fused(self, node: Node) -> Node | None:
+        if node.domain or not node.outputs:
+            return None
+        found = self.result_of(node.outputs[0])
+        if found is None:
+            return None
+        q, clamp = found
+        if node.op == "Conv":
+            return self.conv(node, q, clamp)
+        if clamp:
+            return None
+        if node.op in ("MatMul", "Gemm"):
+            return self.product(node, q)
+        if node.op in PAIRS:
+            return self.pair(node, q)
+        if node.op in POOLS:
+            return self.unary(node, q, POOLS[node.op])
+        if node.op == "Softmax" and (node.opset >= 13 or node.get("axis", 1) == -1):
+            return self.unary(node, q, "QLinearSoftmax", axis=node.get("axis", -1), opset=13)
+        if node.op == "Concat":
+            return self.concat(node, q)
+        return self.moved(node, q) if node.op in MOVES else None
+
+    def conv(self, node: Node, q: Node, clamp: str) -> Node | None:
+        x, w = self.codes_of(node.inputs[0]), self.codes_of(node.inputs[1])
+        if x is None or w is None or not x.by_tensor or w.name not in self.graph.constants:
+            return None
+        if not w.by_tensor and w.axis != 0:
+            return None
+        bias = self.bias(node.inputs[2], x.step, w.step) if node.has(2) else []
+        if bias is None:
+            return None
+        inputs = [*x.parameters, *w.parameters, *self.written(q), *bias]
+        return self.replace(node, "QLinearConv", inputs, q, OURS, activation=clamp or None)
+
+    def bias(self, name: str, x: np.ndarray, w: np.ndarray) -> list[str] | None:
+        """int32 codes where their unit is x_scale · w_scale, else the constant floats."""
+        codes = self.codes_of(name)
+        if codes is not None and codes.name in self.graph.constants and self.graph.constants[codes.name].dtype == np.int32:
+            unit = x.reshape(-1) * w.reshape(-1)
+            if not codes.at.any() and np.allclose(codes.step.reshape(-1), unit, rtol=1e-5, atol=0):
+                return [codes.name]
+            return None
+        return [name] if name in self.graph.constants else None
+
+    def product(self, node: Node, q: Node) -> Node | None:
+        a, b = self.codes_of(node.inputs[0]), self.codes_of(node.inputs[1])
+        if a is None or b is None or not a.by_tensor:
+            return None
+        rank = np.ndim(self.graph.constants[b.name]) if b.name in self.graph.constants else None
+        column = 0 if node.op == "Gemm" and node.get("transB", 0) else 1
+        if not b.by_tensor and (rank != 2 or b.axis % 2 != column):
+            return None
+        if node.op == "MatMul":
+            return self.replace(node, "QLinearMatMul", [*a.parameters, *b.parameters, *self.written(q)], q, "")
+        if node.get("beta", 1.0) != 1 or node.get("alpha", 1.0) != 1:
+            return None
+        bias: list[str] | None = [""]
+        if node.has(2):
+            bias = self.bias(node.inputs[2], a.step, b.step)
+            if bias is None or self.graph.constants[bias[0]].dtype != np.int32:
+                return None
+        assert bias is not None
+        inputs = [a.name, a.scale, a.zero, b.name, b.scale, b.zero, *bias, *self.written(q)]
+        made = self.replace(node, "QGemm", inputs, q)
+        made.attributes.pop("beta", None)
+        return made
+
+    def pair(self, node: Node, q: Node) -> Node | None:
+        a, b = self.codes_of(node.inputs[0]), self.codes_of(node.inputs[1])
+        if a is None or b is None or not (a.by_tensor and b.by_tensor):
+            return None
+        if a.at.dtype != b.at.dtype or a.at.dtype.name != self.type_written(q):
+            return None
+        return self.replace(node, PAIRS[node.op], [*a.parameters, *b.parameters, *self.written(q)], q)
+
+    def unary(self, node: Node, q: Node, op: str, **more: Any) -> Node | None:
+        x = self.codes_of(node.inputs[0])
+        if x is None or not x.by_tensor or x.at.dtype.name != self.type_written(q):
+            return None
+        if node.op == "AveragePool" and (len(node.get("kernel_shape")) != 2 or any(n != 1 for n in node.get("dilations") or [1])):
+            return None
+        made = self.replace(node, op, [*x.parameters, *self.written(q)], q, **more)
+        made.attributes.pop("dilations", None)
+        return made
+
+    def concat(self, node: Node, q: Node) -> Node | None:
+        parts = [self.codes_of(name) for name in node.inputs]
+        if any(x is None or not x.by_tensor or x.at.dtype.name != self.type_written(q) for x in parts):
+            return None
+        inputs = [name for x in parts if x is not None for name in x.parameters]
+        return self.replace(node, "QLinearConcat", [*self.written(q), *inputs], q)
+
+    def moved(self, node: Node, q: Node) -> Node | None:
+        """The same operator on the codes, where they keep scale and zero point."""
+        x = self.codes_of(node.inputs[0])
+        if x is None or not x.by_tensor or x.at.dtype.name != self.type_written(q) or len(node.outputs) > 1:
+            return None
+        zero = 0 if q.constant(2) is None else int(q.constant(2).reshape(()))  # type: ignore[union-attr]
+        if x.step.reshape(()) != q.constant(1).reshape(()) or int(x.at.reshape(())) != zero:  # type: ignore[union-attr]
+            return None
+        self.dropped.add(id(q))
+        return Node(node.op, "", [x.name, *node.inputs[1:]], list(q.outputs), node.attributes, node.name, node.opset,
+                    node.proto, self.graph.constants)  # fmt: skip
+
+
+def fuse(graph: Graph) -> None:
+    Fusion(graph).run()
+    graph.without_the_unused()
+
+
