@@ -89,7 +89,7 @@ def table(node: Node) -> Run:
         return lambda x, _: elementwise(lambda v: by_table(v, entries), x)
     low = int(node.attributes["lowest"])
     turned = np.roll(values, low)  # by the codes' bits
-    return lambda x, _: elementwise(lambda v: turned[v.view(np.uint8)], x)
+    return lambda x, _: elementwise(lambda v: np.take(turned, v.view(np.uint8)), x)
 
 
 # ---------------------------------------------------------------- pools, concat, softmax

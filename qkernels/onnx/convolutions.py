@@ -76,6 +76,19 @@ class Layer:
         return channels_first(made if isinstance(made, np.ndarray) else made._data)
 
 
+FEW = 4  # channels whose planes are copied one by one: NumPy's innermost loop would have so few turns
+
+
+def adjacent(x: np.ndarray) -> np.ndarray:
+    """An image with channels last whose planes lie apart, of few channels: copied to where they are adjacent."""
+    if x.shape[-1] > FEW or x.flags.c_contiguous:
+        return x
+    made = np.empty(x.shape, x.dtype)
+    for c in range(x.shape[-1]):
+        made[..., c] = x[..., c]
+    return made
+
+
 @operator("QLinearConv")
 @operator("QLinearConv", MICROSOFT, ATTRIBUTES + " channels_last", 8)
 @operator("QLinearConv", OURS)
@@ -89,7 +102,7 @@ def qlinear_conv(node: Node) -> Run:
     activation = node.get("activation")
 
     def run(x: Any, sx: Any, zx: Any, w: Any, sw: Any, zw: Any, sy: Any, zy: Any, bias: Any = None) -> np.ndarray:
-        image = whole(channels_last(x), x_scale(sx), x_zero(zx))
+        image = whole(adjacent(channels_last(x)), x_scale(sx), x_zero(zx))
         return layer(
             image, w, sw, zw, bias, activation=activation, out_scale=out_scale(sy), out_zero_point=out_zero(zy),
             out_dtype=zy.dtype.name,
@@ -103,7 +116,7 @@ def conv_integer(node: Node) -> Run:
     layer = Layer(node, 1, None, 3)
 
     def run(x: Any, w: Any, zx: Any = None, zw: Any = None) -> np.ndarray:
-        image = whole(channels_last(x), 1.0, point(zx))
+        image = whole(adjacent(channels_last(x)), 1.0, point(zx))
         return layer(image, w, np.ones((), F32), zw, out_dtype="int32")
 
     return run
@@ -116,7 +129,7 @@ def conv_integer_to_float(node: Node) -> Run:
     layer, activation = Layer(node, 1, None, 3), node.get("activation")
 
     def run(x: Any, w: Any, zx: Any, zw: Any, scale: Any, bias: Any = None, residual: Any = None) -> np.ndarray:
-        image = whole(channels_last(x), scalar(scale), point(zx))
+        image = whole(adjacent(channels_last(x)), scalar(scale), point(zx))
         bias = None if bias is None else bias.reshape(-1)
         return layer(image, w, np.ones((), F32), zw, bias, activation=activation)
 

@@ -228,7 +228,10 @@ def _constant(node: Node) -> np.ndarray:
 
 
 def _value(info: onnx.ValueInfoProto) -> Value:
-    if not info.type.HasField("tensor_type"):
+    kind = info.type.WhichOneof("value")
+    if kind is None:
+        return Value(info.name, None, None)
+    if kind != "tensor_type":
         raise UnsupportedError(f"{info.name!r} is no tensor: sequences, maps and optional values are not supported")
     of = info.type.tensor_type
     shape = None

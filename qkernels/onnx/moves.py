@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ def flatten(node: Node) -> Run:
 
     def run(x: np.ndarray) -> np.ndarray:
         at = axis + x.ndim if axis < 0 else axis
-        return x.reshape(int(np.prod(x.shape[:at], dtype=np.int64)), -1)
+        return x.reshape(math.prod(x.shape[:at]), math.prod(x.shape[at:]))
 
     return run
 

@@ -48,7 +48,7 @@ def qlinear_matmul(node: Node) -> Run:
     out_scale, out_zero = once(node, 6, scalar), once(node, 7, point)
 
     def run(a: Any, sa: Any, za: Any, b: Any, sb: Any, zb: Any, sy: Any, zy: Any) -> np.ndarray:
-        to = {"out_scale": out_scale(sy), "out_zero_point": out_zero(zy), "out_dtype": zy.dtype.name}
+        to = written(out_scale(sy), out_zero(zy), zy.dtype, a.dtype)
         if packed is not None:
             return linear(of_rows(a, sa, za), packed, **to)._data
         if sa.size == sb.size == np.size(zb) == 1:
@@ -58,6 +58,12 @@ def qlinear_matmul(node: Node) -> Run:
         return by_matrices(a, b, lambda x, w: linear(of_rows(x, sa, za), of_columns(w, sb, zb), **to)._data)
 
     return run
+
+
+def written(scale: Any, zero: int, dtype: np.dtype, default: np.dtype) -> dict[str, Any]:
+    """What `linear` is told of its result; the type only where it is not that of x: so it takes its short way."""
+    to = {"out_scale": scale, "out_zero_point": zero}
+    return to if dtype == default else {**to, "out_dtype": dtype.name}
 
 
 def multiplier(sa: np.float32, sb: np.float32, sy: np.float32) -> np.float32:
@@ -97,7 +103,7 @@ def qgemm(node: Node) -> Run:
         x = whole(a.T if turn_a else a, alpha * scalar(sa), point(za))
         to: dict[str, Any] = {}
         if sy is not None:
-            to = {"out_scale": scalar(sy), "out_zero_point": point(zy), "out_dtype": zy.dtype.name}
+            to = written(scalar(sy), point(zy), zy.dtype, a.dtype)
         if c is None or c.size == 1 or c.size == c.shape[-1]:
             bias = None if c is None else np.ascontiguousarray(np.broadcast_to(c.reshape(-1), weight.shape[:1]))
             made = linear(x, weight, bias, **to)
