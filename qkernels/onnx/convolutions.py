@@ -6,9 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from qkernels.epilogue import Epilogue
 from qkernels.onnx.codes import by_axis, channels_first, channels_last, whole
+from qkernels.onnx.curves import silu
 from qkernels.onnx.graph import MICROSOFT, OURS, Node
 from qkernels.onnx.registry import Run, once, operator, point, scalar
+from qkernels.ops import conv as shared
 from qkernels.ops.conv2d import conv1d, conv2d, conv3d
 from qkernels.ops.pack_conv import pack_conv
 
@@ -124,13 +127,53 @@ def conv_integer(node: Node) -> Run:
 
 @operator("ConvIntegerToFloat", OURS)
 def conv_integer_to_float(node: Node) -> Run:
-    """x, w, their zero points, the scale of the accumulators (of one element), and a bias (out,), int32 or float32 or
-    left out → activation(f32(acc + bias) · scale), a float bias outside: A6."""
-    layer, activation = Layer(node, 1, None, 3), node.get("activation")
+    """x, w, their zero points, two factors of one element whose product is the accumulators' scale, an int32 bias (out,)
+    or none → f32(acc + bias) · scale (A6), and with the attribute `silu` x · sigmoid(x) of that."""
+    layer = Layer(node, 1, None, 3)
+    again = None if layer.weight is None else Again(layer)
+    curve = silu if node.get("silu") else _same
 
-    def run(x: Any, w: Any, zx: Any, zw: Any, scale: Any, bias: Any = None, residual: Any = None) -> np.ndarray:
-        image = whole(adjacent(channels_last(x)), scalar(scale), point(zx))
-        bias = None if bias is None else bias.reshape(-1)
-        return layer(image, w, np.ones((), F32), zw, bias, activation=activation)
+    def run(x: Any, w: Any, zx: Any, zw: Any, sx: Any, sw: Any, bias: Any = None) -> np.ndarray:
+        scale, image = scalar(sx) * scalar(sw), adjacent(channels_last(x))
+        if again is not None:
+            return channels_first(curve(again(image, point(zx), scalar(scale), bias)))
+        image = whole(image, scalar(scale), point(zx))
+        return curve(layer(image, w, np.ones((), F32), zw, bias))
 
     return run
+
+
+def _same(x: np.ndarray) -> np.ndarray:
+    return x
+
+
+class Again:
+    """conv2d with a float result, of an image whose scale and zero point are new at every call: what depends on its
+    shape alone is checked once, by conv2d's own checks."""
+
+    def __init__(self, layer: Layer) -> None:
+        assert layer.geometry is not None
+        self.geometry, self.weight = layer.geometry, layer.weight
+        self.known: dict[Any, shared.Operands] = {}
+
+    def __call__(self, x: np.ndarray, zero: int, scale: np.float32, bias: Any) -> np.ndarray:
+        key = x.shape, x.dtype
+        found = self.known.get(key)
+        if found is None:
+            by = self.geometry
+            found, _ = shared.check(
+                "ConvInteger", x.ndim - 2, whole(x, scale, zero), self.weight, by.layout, by.stride, by.padding,
+                by.dilation, by.groups, 0, 0,
+            )  # fmt: skip
+            self.known[key] = found
+        conv = found.conv
+        cube = x.reshape(conv.batch, *conv.size, conv.channels)
+        call = found._replace(x=cube, x_zero=zero, x_scale=None)
+        epilogue = Epilogue(
+            "float32", w_zero=call.w_zero, a_scale=np.full(1, scale), w_scale=call.w_scale,
+            bias=None if bias is None else np.ascontiguousarray(bias, np.int32).reshape(1, -1),
+        )  # fmt: skip
+        shared.check_bound("ConvInteger", call, epilogue.bias)
+        out = np.empty((conv.pixels, conv.filters), F32)
+        shared.compute(call, epilogue, out)
+        return out.reshape(conv.batch, *conv.out[5 - x.ndim :], conv.filters)

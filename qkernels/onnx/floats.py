@@ -11,6 +11,7 @@ from onnx import helper
 from qkernels.onnx.between import max_pool as max_pool_of_codes
 from qkernels.onnx.between import window
 from qkernels.onnx.codes import BYTES, channels_first, channels_last
+from qkernels.onnx.curves import sigmoid, silu
 from qkernels.onnx.fallback import reference
 from qkernels.onnx.graph import OURS, Node
 from qkernels.onnx.registry import Run, operator
@@ -21,12 +22,6 @@ Unary = Callable[[Node], Callable[[np.ndarray], np.ndarray]]
 # ---------------------------------------------------------------- elementwise
 # Names that a chain between codes may consist of: a table has the whole chain (fuse_tables.py).
 UNARY: dict[str, Unary] = {}
-
-
-def sigmoid(x: np.ndarray) -> np.ndarray:
-    """Without overflow: e^−|x|."""
-    e = np.exp(-np.abs(x))
-    return np.where(x >= 0, 1 / (1 + e), e / (1 + e)).astype(x.dtype, copy=False)
 
 
 def _hard_sigmoid(node: Node) -> Callable[[np.ndarray], np.ndarray]:
@@ -112,9 +107,8 @@ def clip(node: Node) -> Run:
 
 
 @operator("Silu", OURS)
-def silu(node: Node) -> Run:
-    """x · sigmoid(x)."""
-    return lambda x: x * sigmoid(x)
+def silu_(node: Node) -> Run:
+    return silu
 
 
 PLAIN = "bBhHiIlLqQfd?e"  # NumPy's own types
@@ -128,7 +122,7 @@ def cast(node: Node) -> Run:
     other = reference(node)
 
     def run(x: np.ndarray) -> np.ndarray:
-        if x.dtype.char not in PLAIN or (x.dtype.kind == "f" and wanted.kind != "f"):
+        if x.dtype.char not in PLAIN:
             return other(x)
         return x.astype(wanted, copy=False)
 

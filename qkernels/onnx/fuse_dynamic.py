@@ -1,6 +1,7 @@
-"""ConvInteger and what ONNX Runtime's dynamic quantization puts behind it: one convolution with a float result.
+"""What ONNX Runtime's dynamic quantization puts behind an integer product becomes a part of it:
 
     ConvInteger → (Add of an int32 bias) → Cast → Mul by x_scale · w_scale → (Sigmoid, Mul: silu)
+    MatMulInteger → Cast → Mul by x_scale · w_scale → (Add of a bias)
 
 and x · Sigmoid(x) of any floats becomes one node.
 """
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from qkernels.onnx.graph import OURS, Graph, Node
+from qkernels.onnx.graph import MICROSOFT, OURS, Graph, Node
 
 FLOAT = 1  # TensorProto.FLOAT
 
@@ -27,17 +28,46 @@ class Dynamic:
 
     def run(self) -> None:
         new: dict[int, Node] = {}
-        for node in self.graph.nodes:
-            if node.op == "ConvInteger":
-                made = self.conv(node)
-            elif node.op == "Sigmoid" and node.domain == "":
-                made = self.silu(node)
-            else:
-                continue
-            if made is not None:
-                last, replacement = made
-                new[id(last)] = replacement
+        for op, fused in (("ConvInteger", self.conv), ("MatMulInteger", self.product), ("Sigmoid", self.silu)):
+            for node in self.graph.nodes:
+                made = fused(node) if node.op == op and node.domain == "" else None
+                if made is not None:
+                    new.setdefault(id(made[0]), made[1])
         self.graph.nodes = [new.get(id(node), node) for node in self.graph.nodes]
+
+    def product(self, node: Node) -> tuple[Node, Node] | None:
+        """com.microsoft's MatMulIntegerToFloat."""
+        weights = node.constant(1)
+        scaled, factors = self.scaled(node.outputs[0])
+        if scaled is None or weights is None or weights.ndim != 2:
+            return None
+        zeros = [node.inputs[i] if node.has(i) else "" for i in (2, 3)]
+        if any(name and not self.is_one(name) for name in zeros):
+            return None
+        last, bias = scaled, ""
+        add = self.only_user(scaled.outputs[0], "Add")
+        if add is not None:
+            (name,) = [name for name in add.inputs if name != scaled.outputs[0]] or [""]
+            known = self.graph.constants.get(name)
+            if known is not None and known.shape == weights.shape[1:]:
+                last, bias = add, name
+        inputs = [*node.inputs[:2], *factors, *zeros, bias]
+        return last, Node("MatMulIntegerToFloat", MICROSOFT, inputs, list(last.outputs), {}, last.name, 1, None,
+                          self.graph.constants)  # fmt: skip
+
+    def scaled(self, value: str) -> tuple[Node | None, list[str]]:
+        """(the Mul that makes floats of accumulators, the names of its two factors of one element)."""
+        cast = self.only_user(value, "Cast")
+        scaled = self.only_user(cast.outputs[0], "Mul") if cast is not None and cast.get("to") == FLOAT else None
+        if cast is None or scaled is None:
+            return None, []
+        (scale,) = [name for name in scaled.inputs if name != cast.outputs[0]] or [""]
+        if not scale or not self.is_one(scale):
+            return None, []
+        made = self.made.get(scale)
+        if made is not None and made.op == "Mul":
+            return scaled, list(made.inputs)
+        return scaled, [scale, self.graph.new_constant(scale, np.float32(1))]
 
     def silu(self, node: Node) -> tuple[Node, Node] | None:
         (x,) = node.inputs
@@ -54,25 +84,19 @@ class Dynamic:
             if not bias or not self.is_bias(bias):
                 return None
             value = add.outputs[0]
-        cast = self.only_user(value, "Cast")
-        if cast is None or cast.get("to") != FLOAT:
-            return None
-        scaled = self.only_user(cast.outputs[0], "Mul")
+        scaled, factors = self.scaled(value)
         if scaled is None:
             return None
-        (scale,) = [name for name in scaled.inputs if name != cast.outputs[0]] or [""]
-        if not scale or not self.is_one(scale):
-            return None
         zeros = [node.inputs[i] if node.has(i) else "" for i in (2, 3)]
-        inputs = [*node.inputs[:2], *zeros, scale, *([self.flat(bias)] if bias else [])]
-        last, activation = scaled, None
+        inputs = [*node.inputs[:2], *zeros, *factors, *([self.flat(bias)] if bias else [])]
+        last, curve = scaled, False
         users = self.users.get(scaled.outputs[0], [])
         if self.uses[scaled.outputs[0]] == len(users) == 2:
-            (curve,) = [user for user in users if user.op == "Sigmoid"] or [None]
-            found = None if curve is None else self.silu(curve)
+            (sigmoid,) = [user for user in users if user.op == "Sigmoid"] or [None]
+            found = None if sigmoid is None else self.silu(sigmoid)
             if found is not None and found[0] in users:
-                last, activation = found[0], "silu"
-        return last, self.node("ConvIntegerToFloat", inputs, last, **node.attributes, activation=activation)
+                last, curve = found[0], True
+        return last, self.node("ConvIntegerToFloat", inputs, last, **node.attributes, silu=curve)
 
     def flat(self, bias: str) -> str:
         """The bias before it was reshaped to (1, out, 1, 1)."""
@@ -97,7 +121,7 @@ class Dynamic:
         if node is None:
             return False
         if node.op == "DynamicQuantizeLinear":
-            return node.outputs[1] == name
+            return name in node.outputs[1:]
         return node.op == "Mul" and all(self.is_one(one) for one in node.inputs)
 
     def node(self, op: str, inputs: list[str], last: Node, **attributes: object) -> Node:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from qkernels.onnx.codes import by_axis
-from qkernels.onnx.floats import sigmoid
+from qkernels.onnx.curves import gates
 from qkernels.onnx.graph import MICROSOFT, Node
 from qkernels.onnx.registry import Run, operator
 from qkernels.ops.dynamic_quantize import dynamic_quantize
@@ -63,13 +63,14 @@ def _weights(node: Node, w: int, scale: int, zero: int) -> list[Any]:
 def _cell(x: np.ndarray, w: Any, r: Any, bias: Any, h: Any, c: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     steps, batch = x.shape[:2]
     hidden = r.shape[1]
-    gates = linear(dynamic_quantize(np.ascontiguousarray(x), dtype="uint8", per="tensor"), w, bias)
+    given = linear(dynamic_quantize(np.ascontiguousarray(x), dtype="uint8", per="tensor"), w, bias)
     h = np.zeros((batch, hidden), F32) if h is None else np.ascontiguousarray(h)
     c = np.zeros((batch, hidden), F32) if c is None else c
     ys = np.empty((steps, batch, hidden), F32)
     for t in range(steps):
-        now = gates[t] + linear(dynamic_quantize(h, dtype="uint8", per="tensor"), r)
-        open_ = sigmoid(now[:, : 3 * hidden])
+        q = dynamic_quantize(h, dtype="uint8", per="tensor")
+        now = linear(q, r, given[t, 0]) if batch == 1 else given[t] + linear(q, r)
+        open_ = gates(now[:, : 3 * hidden])
         c = open_[:, 2 * hidden :] * c + open_[:, :hidden] * np.tanh(now[:, 3 * hidden :])
         h = np.multiply(open_[:, hidden : 2 * hidden], np.tanh(c), out=ys[t])
     return ys, h, c

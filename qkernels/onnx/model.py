@@ -102,15 +102,16 @@ class Model:
     def run(self, feeds: Mapping[str, Any]) -> list[np.ndarray]:
         """{name: array} → the outputs in order."""
         slots = self._slots(feeds)
-        for step in self._steps:
-            _do(step, slots)
+        with np.errstate(all="ignore"):  # as any other runtime: infinities and NaNs are results
+            for step in self._steps:
+                _do(step, slots)
         return self._results(slots)
 
     def trace(self, feeds: Mapping[str, Any]) -> list[Made]:
         """The same, node by node: which kernels ran and how long each took. Slower than `run`."""
         slots, made = self._slots(feeds), []
         pattern = dispatch.pattern_in_force()
-        with dispatch.use("?*" if pattern == "*" else pattern):  # by the careful road, which asks for kernels
+        with np.errstate(all="ignore"), dispatch.use("?*" if pattern == "*" else pattern):  # by the careful road, which asks for kernels
             for step in self._steps:
                 with dispatch.record() as kernels:
                     begin = time.perf_counter()
@@ -124,9 +125,10 @@ class Model:
     def times(self, feeds: Mapping[str, Any]) -> list[float]:
         """Seconds of each node, in a run as `run` makes it."""
         slots, marks = self._slots(feeds), [time.perf_counter()]
-        for step in self._steps:
-            _do(step, slots)
-            marks.append(time.perf_counter())
+        with np.errstate(all="ignore"):
+            for step in self._steps:
+                _do(step, slots)
+                marks.append(time.perf_counter())
         return [b - a for a, b in zip(marks, marks[1:], strict=False)]
 
     def _slots(self, feeds: Mapping[str, Any]) -> list[Any]:
