@@ -64,6 +64,7 @@ def test_reference_evaluator(case: Any) -> None:
     seen = []
     classes = []
     for base in qo.operators():
+
         def counted(self: Any, *inputs: Any, base: Any = base, **attributes: Any) -> Any:
             seen.append(base.__name__)
             return base._run(self, *inputs, **attributes)
@@ -86,7 +87,8 @@ def test_backend_interface() -> None:
     (y,) = qo.Backend.run_node(helper.make_node("Relu", ["x"], ["y"]), [x])
     assert np.array_equal(y, np.maximum(x, 0))
     unsupported = helper.make_model(
-        helper.make_graph([helper.make_node("NoSuch", ["x"], ["y"])], "g", case.model.graph.input, case.model.graph.output)
+        helper.make_graph(
+            [helper.make_node("NoSuch", ["x"], ["y"])], "g", case.model.graph.input, case.model.graph.output
+        )
     )
     assert not qo.Backend.is_compatible(unsupported)
-

@@ -165,7 +165,13 @@ def dequantize_linear(d: Draw) -> Case:
     x = d.codes(dtype, d.size(), d.size())
     axis = d.case % 3 - 1
     shape = () if axis < 0 else (x.shape[axis],)
-    return "DequantizeLinear", "", [x, d.scale(*shape), d.codes(dtype, *shape)], {} if axis < 0 else {"axis": axis}, (1, 2)
+    return (
+        "DequantizeLinear",
+        "",
+        [x, d.scale(*shape), d.codes(dtype, *shape)],
+        {} if axis < 0 else {"axis": axis},
+        (1, 2),
+    )
 
 
 def dynamic_quantize_linear(d: Draw) -> Case:
@@ -204,7 +210,13 @@ def concat(d: Draw) -> Case:
 
 def leaky_relu(d: Draw) -> Case:
     x = d.codes(d.type, 3, 200)
-    return "QLinearLeakyRelu", "com.microsoft", [x, d.scale(), d.zero(), d.scale(), d.zero()], {"alpha": 0.1}, (1, 2, 3, 4)
+    return (
+        "QLinearLeakyRelu",
+        "com.microsoft",
+        [x, d.scale(), d.zero(), d.scale(), d.zero()],
+        {"alpha": 0.1},
+        (1, 2, 3, 4),
+    )
 
 
 def max_pool(d: Draw) -> Case:

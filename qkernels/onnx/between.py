@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 
 from qkernels.onnx.codes import (
-    BYTES, channels_first, channels_last, elementwise, elementwise_pair, inverse, order_of, whole,
+    BYTES,
+    channels_first,
+    channels_last,
+    elementwise,
+    elementwise_pair,
+    inverse,
+    order_of,
+    whole,
 )  # fmt: skip
 from qkernels.onnx.graph import MICROSOFT, OURS, Node
 from qkernels.onnx.registry import Run, once, operator, point, scalar

@@ -41,7 +41,14 @@ def typed(codes: np.ndarray, name: str) -> np.ndarray:
 def whole(codes: np.ndarray, scale: Any, zero: Any) -> QTensor:
     """A QTensor of one scale that shares the codes' memory. scale and zero: as `scalar` and `point` give them."""
     return QTensor._of_codes(
-        codes.view(), owned(np.asarray(scale, F32)), zero, codes.dtype.name, Grain(codes.shape), "float32", None, "numpy"
+        codes.view(),
+        owned(np.asarray(scale, F32)),
+        zero,
+        codes.dtype.name,
+        Grain(codes.shape),
+        "float32",
+        None,
+        "numpy",
     )
 
 

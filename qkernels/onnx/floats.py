@@ -186,8 +186,10 @@ def batch_normalization(node: Node) -> Run:
 
 @operator("GlobalAveragePool")
 def global_average_pool(node: Node) -> Run:
-    return lambda x: channels_last(x).mean(axis=tuple(range(1, x.ndim - 1)), keepdims=True).transpose(
-        0, x.ndim - 1, *range(1, x.ndim - 1)
+    return lambda x: (
+        channels_last(x)
+        .mean(axis=tuple(range(1, x.ndim - 1)), keepdims=True)
+        .transpose(0, x.ndim - 1, *range(1, x.ndim - 1))
     )
 
 

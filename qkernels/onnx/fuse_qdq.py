@@ -158,7 +158,11 @@ class Fusion:
     def bias(self, name: str, x: np.ndarray, w: np.ndarray) -> list[str] | None:
         """int32 codes where their unit is x_scale · w_scale, else the constant floats."""
         codes = self.codes_of(name)
-        if codes is not None and codes.name in self.graph.constants and self.graph.constants[codes.name].dtype == np.int32:
+        if (
+            codes is not None
+            and codes.name in self.graph.constants
+            and self.graph.constants[codes.name].dtype == np.int32
+        ):
             unit = x.reshape(-1) * w.reshape(-1)
             if not codes.at.any() and np.allclose(codes.step.reshape(-1), unit, rtol=1e-5, atol=0):
                 return [codes.name]
@@ -200,7 +204,9 @@ class Fusion:
         x = self.codes_of(node.inputs[0])
         if x is None or not x.by_tensor or x.at.dtype.name != self.type_written(q):
             return None
-        if node.op == "AveragePool" and (len(node.get("kernel_shape")) != 2 or any(n != 1 for n in node.get("dilations") or [1])):
+        if node.op == "AveragePool" and (
+            len(node.get("kernel_shape")) != 2 or any(n != 1 for n in node.get("dilations") or [1])
+        ):
             return None
         made = self.replace(node, op, [*x.parameters, *self.written(q)], q, **more)
         made.attributes.pop("dilations", None)
@@ -229,5 +235,3 @@ class Fusion:
 def fuse(graph: Graph) -> None:
     Fusion(graph).run()
     graph.without_the_unused()
-
-

@@ -14,7 +14,7 @@ from qkernels.onnx.codes import BYTES, F32
 from qkernels.onnx.floats import BINARY, UNARY
 from qkernels.onnx.fuse_qdq import Codes, Fusion
 from qkernels.onnx.graph import OURS, Graph, Node
-from qkernels.onnx.registry import prepare
+from qkernels.onnx.registry import call, prepare
 
 LONGEST = 64
 CURVES = {*UNARY, "Clip", "Identity"}
@@ -95,10 +95,9 @@ class Tables(Fusion):
         step, at = F32(chain.source.step.reshape(())), int(chain.source.at.reshape(()))
         values: dict[str, Any] = {"": None, **{name: (codes.astype(np.int32) - at).astype(F32) * step
                                                for name in self._names_of(chain.source)}}  # fmt: skip
-        with np.errstate(all="ignore"):
-            for node in nodes:
-                inputs = [values[name] if name in values else self.graph.constants[name] for name in node.inputs]
-                values[node.outputs[0]] = prepare(node)(*inputs)
+        for node in nodes:
+            inputs = [values[name] if name in values else self.graph.constants[name] for name in node.inputs]
+            values[node.outputs[0]] = call(node, prepare(node), *inputs)
         made = np.ascontiguousarray(values[last.outputs[0]])
         return Node(
             "Table", OURS, [chain.source.name, self.graph.new_constant(last.outputs[0], made)], list(last.outputs),

@@ -159,12 +159,17 @@ def _opsets(proto: onnx.ModelProto) -> dict[str, int]:
     if version is None and MICROSOFT not in opsets:
         raise ModelError("the model imports no opset of ONNX: truncated, or no ONNX model")
     if version is not None and not OLDEST <= version <= newest:
-        hint = f"onnx {onnx.__version__} knows up to {newest}" if version > newest else "onnx.version_converter raises it"
+        hint = (
+            f"onnx {onnx.__version__} knows up to {newest}" if version > newest else "onnx.version_converter raises it"
+        )
         raise UnsupportedError(f"the model is of opset {version}, wanted {OLDEST} … {newest} ({hint})")
     return opsets
 
 
 def _node(proto: onnx.NodeProto, opsets: dict[str, int], constants: dict[str, np.ndarray]) -> Node:
+    for text in (proto.op_type, proto.domain, proto.name, *proto.input, *proto.output):
+        if not isinstance(text, str):
+            raise ModelError(f"a node has a name that is no text: {text!r}")
     domain = "" if proto.domain == "ai.onnx" else proto.domain
     node = Node(
         proto.op_type, domain, list(proto.input), list(proto.output), {}, proto.name, opsets.get(domain, 0), proto,
@@ -176,7 +181,9 @@ def _node(proto: onnx.NodeProto, opsets: dict[str, int], constants: dict[str, np
         raise ModelError(f"{node.label}: the model imports no opset of its domain {domain or 'ai.onnx'!r}")
     for attribute in proto.attribute:
         if attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):
-            raise UnsupportedError(f"{node.label}: attribute {attribute.name!r} is a graph; control flow is not supported")
+            raise UnsupportedError(
+                f"{node.label}: attribute {attribute.name!r} is a graph; control flow is not supported"
+            )
         value = helper.get_attribute_value(attribute)
         node.attributes[attribute.name] = value.decode(errors="replace") if isinstance(value, bytes) else value
     if not domain:
@@ -191,7 +198,9 @@ def _check_schema(node: Node) -> None:
     except onnx.defs.SchemaError:
         if onnx.defs.has(node.op):
             since = min(s.since_version for s in onnx.defs.get_all_schemas_with_history() if s.name == node.op)
-            raise ModelError(f"{node.label}: the model is of opset {node.opset}, the operator is since {since}") from None
+            raise ModelError(
+                f"{node.label}: the model is of opset {node.opset}, the operator is since {since}"
+            ) from None
         raise UnsupportedError(f"{node.label}: ONNX has no operator of this name") from None
     if schema.deprecated:
         raise UnsupportedError(f"{node.label}: the operator is deprecated in opset {node.opset}")
@@ -203,15 +212,13 @@ def _check_schema(node: Node) -> None:
         if attribute.required and name not in node.attributes:
             raise ModelError(f"{node.label}: attribute {name!r} is missing")
     if not schema.min_input <= len(node.inputs) <= schema.max_input:
-        raise ModelError(
-            f"{node.label}: has {len(node.inputs)} inputs, wanted {schema.min_input} … {schema.max_input}"
-        )
+        raise ModelError(f"{node.label}: has {len(node.inputs)} inputs, wanted {schema.min_input} … {schema.max_input}")
 
 
 def array_of(tensor: onnx.TensorProto) -> np.ndarray:
     try:
         return numpy_helper.to_array(tensor)
-    except (ValueError, TypeError, IndexError) as error:
+    except (ValueError, TypeError, IndexError, KeyError) as error:
         raise ModelError(f"initializer {tensor.name!r}: its data does not fit its shape or type: {error}") from error
 
 

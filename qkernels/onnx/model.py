@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qkernels import dispatch
-from qkernels.onnx import fuse_dynamic, fuse_qdq, fuse_tables
 from qkernels.onnx import every as _every  # noqa: F401  operators enter the registry
-from qkernels.onnx.errors import ModelError
+from qkernels.onnx import fuse_dynamic, fuse_qdq, fuse_tables
 from qkernels.onnx.graph import Graph, Node, Value, graph_of, read
-from qkernels.onnx.registry import Run, prepare
+from qkernels.onnx.registry import Run, call, prepare
 
 SMALL = 1 << 16  # bytes that a result of constants may take and still be kept
 
@@ -44,10 +43,11 @@ class Model:
     def __init__(self, graph: Graph) -> None:
         self.inputs: list[Value] = graph.inputs
         self.outputs: list[Value] = graph.outputs
-        _fold(graph, everything=False)
-        for fuse in (fuse_qdq.fuse, fuse_tables.fuse, fuse_dynamic.fuse):
-            fuse(graph)
-        _fold(graph, everything=True)
+        with np.errstate(all="ignore"):
+            _fold(graph, everything=False)
+            for fuse in (fuse_qdq.fuse, fuse_tables.fuse, fuse_dynamic.fuse):
+                fuse(graph)
+            _fold(graph, everything=True)
         graph.without_the_unused()
         self._plan(graph)
 
@@ -111,7 +111,10 @@ class Model:
         """The same, node by node: which kernels ran and how long each took. Slower than `run`."""
         slots, made = self._slots(feeds), []
         pattern = dispatch.pattern_in_force()
-        with np.errstate(all="ignore"), dispatch.use("?*" if pattern == "*" else pattern):  # by the careful road, which asks for kernels
+        with (
+            np.errstate(all="ignore"),
+            dispatch.use("?*" if pattern == "*" else pattern),
+        ):  # by the careful road, which asks for kernels
             for step in self._steps:
                 with dispatch.record() as kernels:
                     begin = time.perf_counter()
@@ -153,10 +156,7 @@ class Model:
 
 
 def _do(step: Step, slots: list[Any], keep: bool = False) -> tuple[Any, ...]:
-    try:
-        made = step.run(*[slots[at] for at in step.inputs])
-    except (ValueError, TypeError, IndexError, AttributeError, NotImplementedError, ArithmeticError) as error:
-        raise ModelError(f"{step.node.label}: {error}") from error
+    made = call(step.node, step.run, *[slots[at] for at in step.inputs])
     outputs = made if type(made) is tuple else (made,)
     for at, value in zip(step.outputs, outputs, strict=False):
         if at >= 0:
@@ -191,7 +191,7 @@ def _fold(graph: Graph, everything: bool) -> None:
         if not constant or not (everything or small) or node.op.startswith(("Random", "Bernoulli", "Multinomial")):
             left.append(node)
             continue
-        slots = dict(zip(node.outputs, _tuple(prepare(node)(*known)), strict=False))
+        slots = dict(zip(node.outputs, _tuple(call(node, prepare(node), *known)), strict=False))
         graph.constants.update({name: np.asarray(value) for name, value in slots.items() if name})
     graph.nodes = left
 

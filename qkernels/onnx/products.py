@@ -168,5 +168,3 @@ def matmul_nbits(node: Node) -> Run:
         return linear(a, packed, bias, compute=compute)
 
     return run
-
-

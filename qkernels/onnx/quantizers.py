@@ -9,8 +9,8 @@ from onnx import helper
 
 from qkernels import dtypes
 from qkernels.onnx.codes import BYTES, elementwise, granularity, plain, typed, whole
-from qkernels.onnx.registry import MICROSOFT, Run, operator, point, scalar
-from qkernels.onnx.graph import Node
+from qkernels.onnx.graph import MICROSOFT, Node
+from qkernels.onnx.registry import Run, operator, point, scalar
 from qkernels.ops.dequantize import dequantize
 from qkernels.ops.dynamic_quantize import dynamic_quantize
 from qkernels.ops.quantize import quantize

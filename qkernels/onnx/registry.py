@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from qkernels.onnx.errors import ModelError, UnsupportedError
-from qkernels.onnx.graph import MICROSOFT, OURS, Node
+from qkernels.onnx.graph import MICROSOFT, Node
 
 Run = Callable[..., Any]  # the node's inputs, None where one is left out → an array, or a tuple of its outputs
 Make = Callable[[Node], Run]
@@ -41,13 +41,18 @@ def prepare(node: Node) -> Run:
         make = reference
     if node.domain == MICROSOFT:
         _check(node)
+    return call(node, make, node)
+
+
+def call(node: Node, function: Callable[..., Any], *arguments: Any) -> Any:
+    """function(*arguments), whose errors come to name the node."""
     try:
-        return make(node)
+        return function(*arguments)
     except ModelError:
         raise
     except NotImplementedError as error:
         raise UnsupportedError(f"{node.label}: {error}") from error
-    except (ValueError, TypeError, IndexError) as error:
+    except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
         raise ModelError(f"{node.label}: {error}") from error
 
 
@@ -89,6 +94,3 @@ def point(value: Any) -> int:
     if array.size != 1:
         raise ValueError(f"the zero point has shape {array.shape}, wanted one for the whole tensor")
     return int(array.reshape(())[()])
-
-
-__all__ = ["MICROSOFT", "OPERATORS", "OURS", "Make", "Run", "once", "operator", "point", "prepare", "scalar"]
