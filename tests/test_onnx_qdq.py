@@ -221,3 +221,23 @@ def test_matmul_nbits(bits: int, block: int, level: int) -> None:
     (got,), (wanted,) = qo.load(model).run(feeds), runtime(model, feeds)
     error = np.abs(got - wanted).max() / np.abs(wanted).max()
     assert error < (2e-2 if level == 4 else 1e-5)
+
+
+def test_clip_to_a_range_and_a_float_result() -> None:
+    """Conv → Clip → codes, and a Gemm whose result stays real: as classifiers are."""
+    b = Builder(14)
+    x = b.input("x", F32, 2, 6, 9, 11)
+    w, scales = b.weights(12, 6, 3, 3)
+    y = b("Conv", b.through_codes(x, 0.03, 120), w, b.bias(F32(0.03) * scales))
+    y = b.through_codes(b("Clip", y, b.constant(F32(0)), b.constant(F32(6))), 0.03, 0)
+    means = b.through_codes(b("GlobalAveragePool", y), 0.02, 3)
+    w, scales = b.weights(10, 12)
+    logits = b("Gemm", b("Flatten", means), w, b.bias(F32(0.02) * scales), transB=1)
+    codes = b.quantized(y, 0.03, 0)
+    model = b.model(logits, codes)
+    made = qo.load(model)
+    ops = [node.op for node in made.nodes]
+    assert ops[:3] == ["QuantizeLinear", "QLinearConv", "QLinearGlobalAveragePool"]
+    got, wanted = made(image()), runtime(model, {"x": image()})
+    assert np.array_equal(got[1], wanted[1]) and wanted[1].max() == 200
+    np.testing.assert_allclose(got[0], wanted[0], rtol=1e-5, atol=1e-4)

@@ -114,6 +114,18 @@ def qlinear_conv(node: Node) -> Run:
     return run
 
 
+@operator("ConvToFloat", OURS)
+def conv_to_float(node: Node) -> Run:
+    """x, its scale and zero point, w, its, and a bias → real numbers."""
+    layer = Layer(node, 3, 4, 5)
+    x_scale, x_zero = once(node, 1, scalar), once(node, 2, point)
+
+    def run(x: Any, sx: Any, zx: Any, w: Any, sw: Any, zw: Any, bias: Any = None) -> np.ndarray:
+        return layer(whole(adjacent(channels_last(x)), x_scale(sx), x_zero(zx)), w, sw, zw, bias)
+
+    return run
+
+
 @operator("ConvInteger")
 def conv_integer(node: Node) -> Run:
     layer = Layer(node, 1, None, 3)
@@ -137,8 +149,7 @@ def conv_integer_to_float(node: Node) -> Run:
         scale, image = scalar(sx) * scalar(sw), adjacent(channels_last(x))
         if again is not None:
             return channels_first(curve(again(image, point(zx), scalar(scale), bias)))
-        image = whole(image, scalar(scale), point(zx))
-        return curve(layer(image, w, np.ones((), F32), zw, bias))
+        return curve(layer(whole(image, scalar(scale), point(zx)), w, np.ones((), F32), zw, bias))
 
     return run
 

@@ -92,7 +92,7 @@ class Dynamic:
         last, curve = scaled, False
         users = self.users.get(scaled.outputs[0], [])
         if self.uses[scaled.outputs[0]] == len(users) == 2:
-            (sigmoid,) = [user for user in users if user.op == "Sigmoid"] or [None]
+            sigmoid = next((user for user in users if user.op == "Sigmoid"), None)
             found = None if sigmoid is None else self.silu(sigmoid)
             if found is not None and found[0] in users:
                 last, curve = found[0], True

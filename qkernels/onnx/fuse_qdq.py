@@ -1,6 +1,7 @@
 """DequantizeLinear → operator → QuantizeLinear becomes one node on codes: the integer kernels, not floats between.
 
-Each is replaced by the operator of com.microsoft that ONNX Runtime makes of it too, so that the results are its results.
+Each is replaced by the operator of com.microsoft that ONNX Runtime makes of it too, so that its results are ours. A
+product whose result is wanted in floats is one of integers all the same.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from qkernels.onnx.graph import MICROSOFT, OURS, Graph, Node
 from qkernels.onnx.moves import MOVES
 
 F32 = np.float32
-CLAMPS = {"Relu": "relu"}
+Clamp = tuple[float, float] | None
 PAIRS = {"Add": "QLinearAdd", "Mul": "QLinearMul"}
 POOLS = {"AveragePool": "QLinearAveragePool", "GlobalAveragePool": "QLinearGlobalAveragePool"}
 
@@ -78,18 +79,32 @@ class Fusion:
         zero = None if node is None or node.op != "QuantizeLinear" else node.constant(2)
         return np.uint8 if zero is None else zero.dtype
 
-    def result_of(self, name: str) -> tuple[Node, str] | None:
-        """(the QuantizeLinear that alone takes the value, the clamp that stands between them or "")."""
-        clamp = ""
+    def result_of(self, name: str) -> tuple[Node, Clamp] | None:
+        """(the QuantizeLinear that alone takes the value, the clamp that stands between them)."""
+        clamp: Clamp = None
         while True:
             users = self.users.get(name, [])
             if len(users) != 1 or self.uses[name] != 1:
                 return None
             (user,) = users
-            if user.op in CLAMPS and user.domain == "" and not clamp:
-                clamp, name = CLAMPS[user.op], user.outputs[0]
-                continue
-            return (user, clamp) if self.is_quantizer(user) and user.inputs[0] == name else None
+            found = self.clamp_of(user) if clamp is None else None
+            if found is None:
+                return (user, clamp) if self.is_quantizer(user) and user.inputs[0] == name else None
+            clamp, name = found, user.outputs[0]
+
+    def clamp_of(self, node: Node) -> Clamp:
+        """The bounds of a Relu, or of a Clip to constants."""
+        if node.domain or node.op not in ("Relu", "Clip"):
+            return None
+        if node.op == "Relu":
+            return 0.0, np.inf
+        ends = []
+        for i, (name, open_) in enumerate((("min", -np.inf), ("max", np.inf)), start=1):
+            known = node.constant(i)
+            if node.has(i) and (known is None or known.size != 1):
+                return None
+            ends.append(float(node.get(name, open_)) if known is None else float(known.reshape(())))
+        return (ends[0], ends[1]) if ends[0] <= ends[1] else None
 
     def is_quantizer(self, node: Node) -> bool:
         """To 8-bit codes of one constant scale."""
@@ -115,8 +130,7 @@ class Fusion:
         for user in self.users.get(node.outputs[0], []):  # a clamp between
             if user is not q:
                 self.dropped.add(id(user))
-        return Node(op, domain, inputs, list(q.outputs), {**node.attributes, **more}, node.name, 1, None,
-                    self.graph.constants)  # fmt: skip
+        return self.node(node, op, domain, inputs, q.outputs, {**node.attributes, **more})
 
     # ---------------------------------------------------------------- the patterns
 
@@ -125,12 +139,12 @@ class Fusion:
             return None
         found = self.result_of(node.outputs[0])
         if found is None:
-            return None
+            return self.to_floats(node)
         q, clamp = found
         if node.op == "Conv":
             return self.conv(node, q, clamp)
-        if clamp:
-            return None
+        if clamp is not None:
+            return self.to_floats(node)
         if node.op in ("MatMul", "Gemm"):
             return self.product(node, q)
         if node.op in PAIRS:
@@ -143,17 +157,66 @@ class Fusion:
             return self.concat(node, q)
         return self.moved(node, q) if node.op in MOVES else None
 
-    def conv(self, node: Node, q: Node, clamp: str) -> Node | None:
+    def conv(self, node: Node, q: Node, clamp: Clamp) -> Node | None:
+        operands = self.of_conv(node)
+        if operands is None:
+            return None
+        x, w, bias = operands
+        inputs = [*x.parameters, *w.parameters, *self.written(q), *bias]
+        return self.replace(node, "QLinearConv", inputs, q, OURS, activation=clamp)
+
+    def of_conv(self, node: Node) -> tuple[Codes, Codes, list[str]] | None:
         x, w = self.codes_of(node.inputs[0]), self.codes_of(node.inputs[1])
         if x is None or w is None or not x.by_tensor or w.name not in self.graph.constants:
             return None
-        if not w.by_tensor and w.axis != 0:
+        if (not w.by_tensor and w.axis != 0) or not self.of_bytes(x, w):
             return None
         bias = self.bias(node.inputs[2], x.step, w.step) if node.has(2) else []
-        if bias is None:
+        return None if bias is None else (x, w, bias)
+
+    def of_bytes(self, *all_codes: Codes) -> bool:
+        return all(codes.at.dtype.name in BYTES for codes in all_codes)
+
+    def to_floats(self, node: Node) -> Node | None:
+        """A product of codes whose result stays real: no QuantizeLinear follows."""
+        if node.op == "Conv" and (operands := self.of_conv(node)) is not None:
+            x, w, bias = operands
+            inputs = [*x.parameters, *w.parameters, *bias]
+            return self.node(node, "ConvToFloat", OURS, inputs, node.outputs, node.attributes)
+        if node.op not in ("MatMul", "Gemm") or not self.plain_gemm(node):
             return None
-        inputs = [*x.parameters, *w.parameters, *self.written(q), *bias]
-        return self.replace(node, "QLinearConv", inputs, q, OURS, activation=clamp or None)
+        a, b = self.codes_of(node.inputs[0]), self.codes_of(node.inputs[1])
+        if a is None or b is None or not a.by_tensor or not self.of_bytes(a, b) or b.name not in self.graph.constants:
+            return None
+        turned, codes = bool(node.get("transB", 0)), self.graph.constants[b.name]
+        if codes.ndim != 2 or node.get("transA", 0) or not (b.by_tensor or b.axis % 2 == 1 - turned):
+            return None
+        name = self.graph.new_constant(b.name, codes.T) if turned else b.name
+        bias = [""]
+        if node.has(2):
+            values = self.constant_floats(node.inputs[2])
+            if values is None or values.size != codes.shape[1 - turned]:
+                return None
+            bias = [self.graph.new_constant(node.inputs[2], values.reshape(-1))]
+        inputs = [a.name, name, a.scale, b.scale, a.zero, b.zero, *bias]
+        return self.node(node, "MatMulIntegerToFloat", MICROSOFT, inputs, node.outputs, {})
+
+    def plain_gemm(self, node: Node) -> bool:
+        return node.get("alpha", 1.0) == 1 and node.get("beta", 1.0) == 1
+
+    def constant_floats(self, name: str) -> np.ndarray | None:
+        """A constant, or one that DequantizeLinear makes."""
+        if name in self.graph.constants:
+            return self.graph.constants[name]
+        codes = self.codes_of(name)
+        if codes is None or codes.name not in self.graph.constants or codes.at.any():
+            return None
+        return self.graph.constants[codes.name].astype(F32) * codes.step.reshape(-1)
+
+    def node(
+        self, node: Node, op: str, domain: str, inputs: list[str], outputs: list[str], attributes: dict[str, Any]
+    ) -> Node:
+        return Node(op, domain, inputs, list(outputs), dict(attributes), node.name, 1, None, self.graph.constants)
 
     def bias(self, name: str, x: np.ndarray, w: np.ndarray) -> list[str] | None:
         """int32 codes where their unit is x_scale · w_scale, else the constant floats."""
@@ -171,7 +234,7 @@ class Fusion:
 
     def product(self, node: Node, q: Node) -> Node | None:
         a, b = self.codes_of(node.inputs[0]), self.codes_of(node.inputs[1])
-        if a is None or b is None or not a.by_tensor:
+        if a is None or b is None or not a.by_tensor or not self.of_bytes(a, b):
             return None
         rank = np.ndim(self.graph.constants[b.name]) if b.name in self.graph.constants else None
         column = 0 if node.op == "Gemm" and node.get("transB", 0) else 1
@@ -179,7 +242,7 @@ class Fusion:
             return None
         if node.op == "MatMul":
             return self.replace(node, "QLinearMatMul", [*a.parameters, *b.parameters, *self.written(q)], q, "")
-        if node.get("beta", 1.0) != 1 or node.get("alpha", 1.0) != 1:
+        if not self.plain_gemm(node):
             return None
         bias: list[str] | None = [""]
         if node.has(2):

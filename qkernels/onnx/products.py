@@ -162,7 +162,7 @@ def matmul_nbits(node: Node) -> Run:
     if zeros is not None and zeros.dtype != np.uint8:
         raise NotImplementedError(f"zero points of type {zeros.dtype}, wanted packed uint8")
     packed = pack_linear(from_matmul_nbits(node.constant(1), node.constant(2), zeros, **sizes))
-    compute = "int8" if node.get("accuracy_level", 0) == 4 else "float32"
+    compute: Any = "int8" if node.get("accuracy_level", 0) == 4 else "float32"
 
     def run(a: Any, b: Any, scales: Any, zeros: Any = None, index: Any = None, bias: Any = None) -> np.ndarray:
         return linear(a, packed, bias, compute=compute)
