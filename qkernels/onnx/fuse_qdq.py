@@ -12,7 +12,6 @@ import numpy as np
 
 from qkernels.onnx.codes import BYTES
 from qkernels.onnx.graph import MICROSOFT, OURS, Graph, Node
-from qkernels.onnx.moves import MOVES
 
 F32 = np.float32
 Clamp = tuple[float, float] | None
@@ -153,9 +152,7 @@ class Fusion:
             return self.unary(node, q, POOLS[node.op])
         if node.op == "Softmax" and (node.opset >= 13 or node.get("axis", 1) == -1):
             return self.unary(node, q, "QLinearSoftmax", axis=node.get("axis", -1), opset=13)
-        if node.op == "Concat":
-            return self.concat(node, q)
-        return self.moved(node, q) if node.op in MOVES else None
+        return self.concat(node, q) if node.op == "Concat" else None
 
     def conv(self, node: Node, q: Node, clamp: Clamp) -> Node | None:
         operands = self.of_conv(node)
@@ -281,18 +278,6 @@ class Fusion:
             return None
         inputs = [name for x in parts if x is not None for name in x.parameters]
         return self.replace(node, "QLinearConcat", [*self.written(q), *inputs], q)
-
-    def moved(self, node: Node, q: Node) -> Node | None:
-        """The same operator on the codes, where they keep scale and zero point."""
-        x = self.codes_of(node.inputs[0])
-        if x is None or not x.by_tensor or x.at.dtype.name != self.type_written(q) or len(node.outputs) > 1:
-            return None
-        zero = 0 if q.constant(2) is None else int(q.constant(2).reshape(()))  # type: ignore[union-attr]
-        if x.step.reshape(()) != q.constant(1).reshape(()) or int(x.at.reshape(())) != zero:  # type: ignore[union-attr]
-            return None
-        self.dropped.add(id(q))
-        return Node(node.op, "", [x.name, *node.inputs[1:]], list(q.outputs), node.attributes, node.name, node.opset,
-                    node.proto, self.graph.constants)  # fmt: skip
 
 
 def fuse(graph: Graph) -> None:

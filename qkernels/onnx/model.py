@@ -10,7 +10,7 @@ import numpy as np
 
 from qkernels import dispatch
 from qkernels.onnx import every as _every  # noqa: F401  operators enter the registry
-from qkernels.onnx import fuse_dynamic, fuse_qdq, fuse_tables
+from qkernels.onnx import fuse_dynamic, fuse_moves, fuse_qdq, fuse_tables
 from qkernels.onnx.graph import Graph, Node, Value, graph_of, read
 from qkernels.onnx.registry import Run, call, prepare
 
@@ -45,7 +45,7 @@ class Model:
         self.outputs: list[Value] = graph.outputs
         with np.errstate(all="ignore"):
             _fold(graph, everything=False)
-            for fuse in (fuse_qdq.fuse, fuse_tables.fuse, fuse_dynamic.fuse):
+            for fuse in (fuse_moves.fuse, fuse_qdq.fuse, fuse_tables.fuse, fuse_dynamic.fuse):
                 fuse(graph)
             _fold(graph, everything=True)
         graph.without_the_unused()
