@@ -1,4 +1,4 @@
-"""`python -m qkernels`: what this machine has, what runs. `demo` and `bench` show it."""
+"""`python -m qkernels`: what this machine has, what runs. `demo`, `run` and `bench` show it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 # Each is a module with add_arguments(parser) and run(options, arguments) -> exit status, imported when it is asked for.
 COMMANDS = {
     "demo": ("qkernels.demo.command", "a real network on real images, float against int8"),
+    "run": ("qkernels.onnx.command", "an ONNX model's outputs, the time of each node, and the kernels that ran"),
     "bench": ("qkernels.bench.command", "this machine's limits, and how near our kernels and others come to them"),
 }
 
@@ -16,7 +17,7 @@ COMMANDS = {
 def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(prog="python -m qkernels", description=__doc__)
-    commands = parser.add_subparsers(dest="command", metavar="{config,demo,bench}")
+    commands = parser.add_subparsers(dest="command", metavar="{config,demo,run,bench}")
     commands.add_parser("config", help="this machine's features, threads and kernels (the default)")
     chosen = None
     for name, (module, summary) in COMMANDS.items():
