@@ -174,7 +174,7 @@ class _Converter:
         """The same of codes."""
         given, codes = self.codes[node.args[0]]
         if isinstance(module, torch.nn.MaxPool2d) or node.target in POOLS:
-            pool = _pool(node, module)
+            pool = pool_of(node, module)
             self.codes[node] = self._module(f"{node.name}_pool", pool, given), codes
             return
         if module is not None:
@@ -186,7 +186,7 @@ class _Converter:
         self.codes[node] = self.graph.node_copy(node, found), codes
 
 
-def _pool(node: fx.Node, module: Any) -> QMaxPool2d:
+def pool_of(node: fx.Node, module: Any) -> QMaxPool2d:
     if module is not None:
         return QMaxPool2d(module.kernel_size, module.stride, module.padding, module.dilation)
     names = ("kernel_size", "stride", "padding", "dilation")
