@@ -172,7 +172,7 @@ class _Export:
         if not isinstance(zero, int) or zero:
             full = np.broadcast_to(np.asarray(zero), scale.shape).T
             inputs.append(self.to.codes(f"{name}_weight_zero", full, dtype))
-        blocks = {"axis": 0, "block_size": module.group_size} if module.group_size else {"axis": 1}
+        blocks: dict[str, Any] = {"axis": 0, "block_size": module.group_size} if module.group_size else {"axis": 1}
         return self.to.op("DequantizeLinear", inputs, f"{name}_weight_values", **blocks)
 
     def _grouped(self, node: fx.Node, module: QWeight) -> str:
@@ -396,7 +396,7 @@ class _QOperator(_Export):
         codes = to.op("Mul", [x, to.op("Div", [most, safe], f"{name}_per")], f"{name}_steps")
         codes = to.op("Cast", [to.op("Round", [codes], f"{name}_rounded")], f"{name}_x", to=TensorProto.INT8)
         worth = to.op("Div", [safe, most], f"{name}_x_scale")
-        # A product of (…, 1) and (1, n), not Mul: ONNX Runtime 1.32 fuses that into MatMulIntegerToFloat, which takes one
+        # A product of (…, 1) and (1, n), not Mul: ONNX Runtime 1.32 fuses that into MatMulIntegerToFloat, which has one
         # scale for all rows.
         worth = to.op("MatMul", [worth, to.constant(f"{name}_weight_scale", scale[None])], f"{name}_unit")
         return Value(codes, "", to.scalar(f"{name}_x_zero", 0, np.int8), "int8"), worth

@@ -107,7 +107,7 @@ class Layer(Joined):
         self.weight, self.bias = module.weight, module.bias
         self.how: dict[str, Any] | None = None  # of a convolution
         if isinstance(module, torch.nn.Conv2d):
-            sides = padding_of(module)
+            sides = getattr(module, "sides", None) or padding_of(module)
             self.how = {
                 "stride": tuple(module.stride), "dilation": tuple(module.dilation), "groups": module.groups,
                 "padding": tuple(sides) if len(sides) == 4 else (sides[0], sides[0], sides[1], sides[1]),
@@ -117,6 +117,7 @@ class Layer(Joined):
         shape = (n, -(-self.weight.shape[1] // self.group_size)) if self.group_size else (n,)
         self.weight_scale = torch.nn.Parameter(torch.ones(shape))
         self.register_buffer("weight_zero", torch.zeros(shape))
+        self.__dict__["unrounded"] = None
         self.watch: Any = None  # called with (layer, input) while observing
 
     @property
@@ -124,6 +125,10 @@ class Layer(Joined):
         return self.precision.activations == "dynamic"
 
     # ---------------------------------------------------------------- the weight
+
+    def keep(self) -> None:
+        """Remember weight and bias as they are before rounding, outside of the parameters."""
+        self.__dict__["unrounded"] = (self.weight, self.bias)
 
     def spread(self, per_scale: Any) -> Any:
         """A number for each scale → one that broadcasts with the weight."""
@@ -160,7 +165,8 @@ class Layer(Joined):
             return self._integers(x.detach())
         if self.mode == "fake":
             return self.clamped(self._product(self._seen(x), self.fake_weight(), self.bias))
-        return self.clamped(self._product(x, self.weight, self.bias))
+        weight, bias = self.unrounded or (self.weight, self.bias)
+        return self.clamped(self._product(x, weight, bias))
 
     def _product(self, x: Any, weight: Any, bias: Any = None) -> Any:
         if self.how is None:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import fx
 from torch.nn.utils import fusion
 
+from qkernels.torch.conv import padding_of
 from qkernels.torch.layer import Add, GlobalAverage, Joined, Layer, Quantizer
 from qkernels.torch.recipe import Precision, Recipe
 
@@ -24,6 +25,7 @@ MOVES = (
     torch.reshape, torch.permute, torch.transpose, torch.squeeze, torch.unsqueeze,
     "flatten", "reshape", "view", "permute", "transpose", "contiguous", "squeeze", "unsqueeze",
 )  # fmt: skip
+CONV_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 FLOAT_BY_RECIPE = "the recipe says float"
 POSITIVE = (0.0, float("inf"))
 
@@ -63,10 +65,12 @@ def prepare(model: Any, recipe: Recipe, op: str = "quantize_model") -> Prepared:
             f"{op}: torch.fx cannot trace {type(model).__name__} ({error}); quantize the parts of it that can be "
             "traced, or use quantize_, which needs no graph"
         ) from error
-    floats = _unsupported(whole, traced)
     graph = Prepared(traced, traced.graph)
+    _call_modules(graph)
+    floats = _unsupported(whole, graph)
     graph.floats, graph.recipe = floats, recipe
     _drop(graph)
+    _take_padding(graph)
     _fold(graph)
     _make_layers(graph, recipe)
     _Codes(graph, recipe.default).run()
@@ -86,10 +90,8 @@ def _unsupported(model: Any, traced: fx.GraphModule) -> dict[str, str]:
     why: dict[str, str] = {}
     for name, module in model.named_modules():
         if isinstance(module, LAYERS):
-            if type(module) not in LAYERS:
-                why[name] = f"{type(module).__name__} is a kind of its own"
-            elif name not in called:
-                why[name] = "its weight is used without calling it"
+            if name not in called:
+                why[name] = "its weight is used otherwise than in a linear layer or a convolution"
             elif getattr(module, "padding_mode", "zeros") != "zeros":
                 why[name] = f"padding_mode={module.padding_mode!r}, wanted 'zeros'"
             elif module.weight.dtype != torch.float32:
@@ -101,6 +103,69 @@ def _unsupported(model: Any, traced: fx.GraphModule) -> dict[str, str]:
         elif isinstance(module, torch.nn.MultiheadAttention):
             why[name] = "MultiheadAttention keeps its products inside"
     return why
+
+
+def _call_modules(graph: fx.GraphModule) -> None:
+    """F.conv2d and F.linear of a module's own weight, as subclasses of layers write it, become calls of a layer."""
+    for node in list(graph.graph.nodes):
+        if node.op != "call_function" or node.target not in (F.conv2d, torch.conv2d, F.linear):
+            continue
+        given = {**dict(zip(CONV_ARGUMENTS, node.args, strict=False)), **node.kwargs}
+        weight, bias = given.get("weight"), given.get("bias")
+        if not (isinstance(weight, fx.Node) and weight.op == "get_attr" and str(weight.target).endswith(".weight")):
+            continue
+        if bias is not None and not (isinstance(bias, fx.Node) and bias.op == "get_attr"):
+            continue
+        name = str(weight.target).removesuffix(".weight")
+        layer = _layer_of(node.target, graph.get_submodule(name), given)
+        if bias is not None:
+            layer.bias = graph.get_parameter(str(bias.target))
+        layer._modules.update(graph.get_submodule(name)._modules)  # what pads, say
+        graph.set_submodule(name, layer.eval())
+        node.op, node.target, node.args, node.kwargs = "call_module", name, (given["input"],), {}
+        for used in (weight, bias):
+            if used is not None and not used.users:
+                graph.graph.erase_node(used)
+
+
+def _layer_of(function: Any, module: Any, given: dict[str, Any]) -> Any:
+    weight = module.weight
+    if function is F.linear:
+        layer: Any = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    else:
+        groups = given.get("groups", 1)
+        layer = torch.nn.Conv2d(
+            weight.shape[1] * groups, weight.shape[0], tuple(weight.shape[2:]), given.get("stride", 1),
+            given.get("padding", 0), given.get("dilation", 1), groups, bias=False, device="meta",
+        )  # fmt: skip
+    layer.weight = weight
+    return layer
+
+
+def _take_padding(graph: fx.GraphModule) -> None:
+    """Zeros that are put around an image for a convolution alone are that convolution's."""
+    for node in list(graph.graph.nodes):
+        conv, pad = module_of(graph, node), node.args[0] if node.args else None
+        if type(conv) is not torch.nn.Conv2d or not isinstance(pad, fx.Node) or len(pad.users) != 1:
+            continue
+        left, right, top, bottom = _zeros(graph, pad)
+        if (left, right, top, bottom) != (0, 0, 0, 0) and conv.padding_mode == "zeros":
+            mine = padding_of(conv)
+            mine = mine if len(mine) == 4 else [mine[0], mine[0], mine[1], mine[1]]
+            conv.sides = [a + b for a, b in zip(mine, (top, bottom, left, right), strict=True)]
+            _replace(graph, pad, pad.args[0])
+
+
+def _zeros(graph: fx.GraphModule, node: fx.Node) -> tuple[int, ...]:
+    """(left, right, top, bottom) of a node that pads with zeros; all 0 of any other."""
+    module, none = module_of(graph, node), (0, 0, 0, 0)
+    if isinstance(module, torch.nn.ZeroPad2d):
+        found = tuple(module.padding)
+    elif node.target is F.pad and node.args[2:] in ((), ("constant",), ("constant", 0)) and not node.kwargs:
+        found = tuple(node.args[1])
+    else:
+        return none
+    return found if len(found) == 4 and all(isinstance(v, int) and v >= 0 for v in found) else none
 
 
 def _replace(graph: fx.GraphModule, node: fx.Node, by: Any) -> None:

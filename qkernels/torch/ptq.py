@@ -235,7 +235,8 @@ def _squared(layer: Layer, scale: Any, zero: Any, qmin: int, qmax: int) -> Any:
 @torch.no_grad()  # type: ignore[untyped-decorator]
 def _round(layer: Layer, moments: Any, mean: Any, correct: bool) -> None:
     """Put the values of codes in the place of the weight, and the mean of what that changes into the bias."""
-    before = layer.weight.detach().clone()
+    before = layer.weight.detach()
+    layer.keep()
     if moments is not None:
         layer.weight = torch.nn.Parameter(rounded(layer, moments))
     layer.weight = torch.nn.Parameter(layer.fake_weight().detach())
