@@ -10,6 +10,7 @@ import sys
 COMMANDS = {
     "demo": ("qkernels.demo.command", "a real network on real images, float against int8"),
     "run": ("qkernels.onnx.command", "an ONNX model's outputs, the time of each node, and the kernels that ran"),
+    "report": ("qkernels.report.command", "what quantization does to a model: accuracy, layers, times, as a page"),
     "bench": ("qkernels.bench.command", "this machine's limits, and how near our kernels and others come to them"),
 }
 
@@ -17,7 +18,7 @@ COMMANDS = {
 def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(prog="python -m qkernels", description=__doc__)
-    commands = parser.add_subparsers(dest="command", metavar="{config,demo,run,bench}")
+    commands = parser.add_subparsers(dest="command", metavar="{config,demo,run,report,bench}")
     commands.add_parser("config", help="this machine's features, threads and kernels (the default)")
     chosen = None
     for name, (module, summary) in COMMANDS.items():
