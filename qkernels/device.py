@@ -60,6 +60,10 @@ class DeviceArray(NamedTuple):
             return view(_full(self.owner, shape, values, dtype), self)
         return view(_uploaded(self.owner, np.ascontiguousarray(np.broadcast_to(values, shape), dtype)), self)
 
+    def converted(self, dtype: str) -> DeviceArray:
+        """Itself, or a copy by its library in another type."""
+        return self if self.dtype == dtype else view(_spread(self.owner, dtype, self.shape), self)
+
     def shaped(self, *shape: int) -> DeviceArray:
         """A contiguous array by another shape."""
         return self._replace(shape=shape, strides=_adjacent(shape))

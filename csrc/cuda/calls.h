@@ -78,6 +78,7 @@ struct QuantizeArgs {  // A7: codes of floats
   int64_t rows, inner;
   const float* scale;
   const int32_t* zero;  // or null
+  const float* reciprocal;  // A8: codes of x · reciprocal, ±high; null: of x / scale
   Placement place;
   int32_t low, high;
   void* out;
@@ -117,6 +118,31 @@ struct DynamicArgs {  // A8: scale, zero point and codes of every `group` elemen
   int32_t *zero, *sums;  // or null
   void* out;
   int64_t out_pitch;  // of a row of codes, in bytes; what lies behind inner becomes 0
+};
+
+struct ExtremesArgs {  // A7, A8: the finite elements' greatest magnitudes above and below 0, of each place
+  const void* x;
+  Output x_type;
+  int64_t rows, inner;
+  Placement place;
+  uint32_t* ends;  // (places, 2), as bits, which are ordered as the numbers are; cleared by the call
+};
+
+struct FoundArgs {  // A7, A8: scales and zero points of ranges
+  const uint32_t* ends;
+  int64_t places;
+  int32_t low, high, middle;  // codes; middle: of 0 where it is symmetric
+  bool is_symmetric;
+  Output scale_type;  // kF32, kF16, kBf16: what the scale is rounded to before it is used
+  float *scale, *reciprocal;  // the latter or null
+  int32_t* zero;              // or null
+};
+
+struct WidenArgs {  // sums in 64 bits, of parts of k
+  const int32_t* sums;
+  int64_t count;
+  bool adds;  // to what is there
+  int64_t* out;
 };
 
 inline int64_t ceil_to(int64_t size, int64_t step) { return (size + step - 1) / step; }

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from qkernels.device import DeviceArray
 from qkernels.kernel import Hardware, Kernel, Multipliers, Problem, Scales
@@ -222,6 +222,13 @@ def _run(
     multiply(index, left, right, out, fields)
 
 
+def add_wide(sums: DeviceArray, out: DeviceArray, adds: bool) -> None:
+    """out (int64) = sums (int32), or += them; both adjacent."""
+    args = _cuda.WidenArgs()
+    args.sums, args.count, args.adds, args.out = sums.pointer, out.size, adds, out.pointer
+    _cuda.add_wide(args, out.stream, out.device)
+
+
 def run_fused(
     kernel: Kernel, a: DeviceArray, w: DeviceArray, out: DeviceArray, fields: Callable[[Any, int], None]
 ) -> None:
@@ -255,8 +262,11 @@ def _place(args: Any, scale: DeviceArray, repeat: int, group: int) -> None:
     args.place = (scale.shape[0], scale.shape[1], repeat, group)
 
 
-def _quantize(x: DeviceArray, by: Scales, limits: tuple[int, int], out: DeviceArray) -> None:
+def _quantize(
+    x: DeviceArray, by: Scales, limits: tuple[int, int], out: DeviceArray, reciprocal: DeviceArray | None = None
+) -> None:
     args = _cuda.QuantizeArgs()
+    args.reciprocal = 0 if reciprocal is None else reciprocal.pointer
     args.x, args.x_type = x.pointer, OUTPUTS[x.dtype]
     args.rows, args.inner = x.shape
     args.scale, args.zero = by.scale.pointer, by.zero.pointer if by.zero is not None else 0
@@ -291,10 +301,60 @@ def _requantize(acc: DeviceArray, by: Multipliers, limits: tuple[int, int], out:
     _cuda.requantize(args, acc.stream, acc.device)
 
 
+class Found(NamedTuple):
+    """Where the scales of ranges are put, (rows, columns) as `Scales` places them."""
+
+    scale: DeviceArray  # float32
+    reciprocal: DeviceArray  # float32 (A8)
+    zero: DeviceArray  # int32
+
+    @classmethod
+    def beside(cls, x: DeviceArray, shape: tuple[int, int]) -> Found:
+        return cls(x.new(shape, "float32"), x.new(shape, "float32"), x.new(shape, "int32"))
+
+
+def find_scales(
+    x: DeviceArray, repeat: int, group: int, limits: tuple[int, int], middle: int | None, scale_dtype: str, found: Found
+) -> None:
+    """A7, A8: of every place of x (rows, inner), adjacent. middle: the code of 0 of symmetric ranges, None of others."""
+    if missing():
+        raise RuntimeError(f"quantize: x is on a GPU, and {missing()}")
+    ends = x.new((found.scale.size, 2), "int32")
+    args = _cuda.ExtremesArgs()
+    args.x, args.x_type = x.pointer, OUTPUTS[x.dtype]
+    args.rows, args.inner = x.shape
+    args.ends = ends.pointer
+    _place(args, found.scale, repeat, group)
+    _cuda.find_extremes(args, x.stream, x.device)
+    of = _cuda.FoundArgs()
+    of.ends, of.places = ends.pointer, found.scale.size
+    of.low, of.high = limits
+    of.is_symmetric, of.middle = middle is not None, middle or 0
+    of.scale_type = OUTPUTS[scale_dtype]
+    of.scale, of.reciprocal, of.zero = found.scale.pointer, found.reciprocal.pointer, found.zero.pointer
+    _cuda.scales_of_extremes(of, x.stream, x.device)
+
+
+LONG = 1 << 16  # elements of a row from which on the whole GPU looks for its range, and one CTA no longer
+
+
+def _dynamic_of_long_row(
+    x: DeviceArray, limits: tuple[int, int], scale: DeviceArray, zero: DeviceArray | None, out: DeviceArray
+) -> None:
+    found = Found.beside(x, (1, 1))._replace(scale=scale)
+    found = found if zero is None else found._replace(zero=zero)
+    is_symmetric, inner = limits[0] < 0, x.shape[1]
+    find_scales(x, 1, inner, limits, 0 if is_symmetric else None, "float32", found)
+    by = Scales(found.scale, None if is_symmetric else found.zero, 1, inner)
+    _quantize(x, by, limits, out, found.reciprocal if is_symmetric else None)
+
+
 def _dynamic(
     x: DeviceArray, group: int, limits: tuple[int, int], scale: DeviceArray, zero: DeviceArray | None,
     sums: DeviceArray | None, out: DeviceArray,
 ) -> None:  # fmt: skip
+    if x.shape[0] == 1 and group >= x.shape[1] >= LONG and sums is None:
+        return _dynamic_of_long_row(x, limits, scale, zero, out)
     args = _cuda.DynamicArgs()
     args.x, args.x_type = x.pointer, OUTPUTS[x.dtype]
     args.rows, args.inner = x.shape

@@ -12,7 +12,7 @@ import numpy as np
 
 from qkernels import dispatch
 from qkernels.device import DeviceArray, is_on_device, same_device, view
-from qkernels.dtypes import CODE_TYPES, bits_of, container, known, limits, listed, name_of
+from qkernels.dtypes import CODE_TYPES, FLOAT_TYPES, bits_of, container, known, limits, listed, name_of
 from qkernels.kernel import Multipliers, Problem, Scales
 from qkernels.scales import Grain
 from qkernels.tensor import QTensor
@@ -249,9 +249,10 @@ def requantize_problem(*arguments: Any) -> Problem | str:
 
 
 def quantize(
-    x: Any, scale: Any, zero_point: Any, dtype: Any, axis: Any, group_size: Any, group_axis: Any, scale_dtype: Any
-) -> DeviceQTensor:
-    call, source = _quantize_call(x, scale, zero_point, dtype, axis, group_size, group_axis, scale_dtype)
+    x: Any, scale: Any, zero_point: Any, dtype: Any, axis: Any, group_size: Any, group_axis: Any, scale_dtype: Any,
+    two_level: Any,
+) -> DeviceQTensor:  # fmt: skip
+    call, source = _quantize_call(x, scale, zero_point, dtype, axis, group_size, group_axis, scale_dtype, two_level)
     code = container(call.dtype).name
     out = source.new(source.shape, code)
     if source.size:
@@ -266,22 +267,34 @@ def quantize(
 
 
 def _quantize_call(
-    x: Any, scale: Any, zero_point: Any, dtype: Any, axis: Any, group_size: Any, group_axis: Any, scale_dtype: Any
-) -> tuple[Any, DeviceArray]:
+    x: Any, scale: Any, zero_point: Any, dtype: Any, axis: Any, group_size: Any, group_axis: Any, scale_dtype: Any,
+    two_level: Any,
+) -> tuple[Any, DeviceArray]:  # fmt: skip
     from qkernels.ops.quantize import _check
 
-    if scale is None:
-        raise ValueError("quantize: scale=None on a GPU, wanted numbers > 0: to find a range would wait for the device")
-    source = view(x)
-    if source.dtype not in FLOATS:
-        raise TypeError(f"quantize: x has dtype {source.dtype}, wanted one of {listed(FLOATS)} on a GPU")
-    if bits_of(known(dtype, CODE_TYPES, "quantize")) < 8:
-        raise ValueError(f"quantize: dtype={dtype!r} on a GPU, wanted codes of 8 or 16 bits")
+    source = real_numbers(x, "quantize")
+    whole_bytes(dtype, "quantize")
     blank = stand_in(x, np.float32)
     call = _check(
-        blank, scale, zero_point, dtype, axis, group_size, group_axis, True, scale_dtype, False, "quantize"
+        blank, scale, zero_point, dtype, axis, group_size, group_axis, True, scale_dtype, two_level, "quantize"
     )  # fmt: skip
     return call, source
+
+
+def real_numbers(x: Any, op: str) -> DeviceArray:
+    """x as kernels read floats; float64 is rounded by its library first (A1)."""
+    found = view(x)
+    if found.dtype not in FLOAT_TYPES:
+        raise TypeError(f"{op}: x has dtype {found.dtype}, wanted one of {listed(FLOAT_TYPES)}")
+    return found if found.dtype in FLOATS else found.converted("float32")
+
+
+def whole_bytes(dtype: Any, op: str) -> str:
+    """The name of a type of codes that kernels write."""
+    name = known(dtype, CODE_TYPES, op)
+    if bits_of(name) < 8:
+        raise ValueError(f"{op}: dtype={name!r} on a GPU, wanted codes of 8 or 16 bits")
+    return name
 
 
 def quantize_problem(*arguments: Any) -> Problem | str:
@@ -295,20 +308,34 @@ def quantize_problem(*arguments: Any) -> Problem | str:
 def _scales(beside: DeviceArray, scale: Any, zero: Any, grain: Grain) -> tuple[DeviceArray, DeviceArray | None]:
     """On the device, of the shape that kernels take; a zero point that is zero is none."""
     size = placed(grain, "scales")[2]
-    scales = beside.constant(np.asarray(scale).reshape(size), "float32", size)
-    if isinstance(zero, int):
-        return scales, beside.constant(zero, "int32", size) if zero else None
-    return scales, beside.constant(np.asarray(zero).reshape(size), "int32", size)
+    if isinstance(zero, int) and zero == 0:
+        return _values(beside, scale, "float32", size), None
+    return _values(beside, scale, "float32", size), _values(beside, zero, "int32", size)
+
+
+def _values(beside: DeviceArray, values: Any, dtype: str, size: tuple[int, int]) -> DeviceArray:
+    if is_on_device(values):
+        return view(values, beside).shaped(*size)
+    return beside.constant(values if np.ndim(values) == 0 else np.reshape(values, size), dtype, size)
 
 
 class DeviceQTensor(QTensor):
-    """A QTensor whose codes lie on a GPU; its scale and zero point, which were given, are host values."""
+    """A QTensor whose codes lie on a GPU. Scale and zero point are host values where they were given, and arrays there
+    (float32, int32) where they were found."""
 
     __slots__ = ()
 
     @property
     def data(self) -> Any:
         return self._data
+
+    @property
+    def scale(self) -> Any:
+        return view(self._scale).converted(self._scale_dtype).owner if is_on_device(self._scale) else super().scale
+
+    @property
+    def zero_point(self) -> Any:
+        return view(self._zero).converted(self.dtype).owner if is_on_device(self._zero) else super().zero_point
 
     def codes(self) -> Any:
         return self._data
@@ -324,10 +351,18 @@ class DeviceQTensor(QTensor):
         out = q.new(q.shape, name)
         if q.size:
             rows, inner, _, repeat, group = placed(self._grain, "dequantize")
-            problem = problem_on(q, "dequantize", LETTERS[q.dtype] + LETTERS[name], rows, inner)
             by = Scales(*_scales(q, self._scale, self._zero, self._grain), repeat, group)
-            dispatch.choose(problem).run(q.whole().shaped(rows, inner), by, out.shaped(rows, inner))
+            kernel = dispatch.choose(self._problem(name))
+            kernel.run(q.whole().shaped(rows, inner), by, out.shaped(rows, inner))
         return out.owner
+
+    def _problem(self, name: str) -> Problem:
+        q = view(self._data)
+        rows, inner, *_ = placed(self._grain, "dequantize")
+        return problem_on(q, "dequantize", LETTERS[q.dtype] + LETTERS[name], rows, inner)
+
+    def dequantize_problem(self, name: str) -> Problem | str:
+        return self._problem(name) if self.size else "nothing to compute: an empty array needs no kernel"
 
     def __repr__(self) -> str:
         return f"QTensor({self.dtype} {self.shape}, {self._grain}, on cuda:{view(self._data).device})"
