@@ -14,7 +14,8 @@ import qkernels as qk
 SHAPES: tuple[tuple[tuple[int, ...], dict[str, Any]], ...] = (
     ((3, 700), {}), ((1,), {}), ((7, 513), {"axis": 0}), ((40, 5), {"axis": 1}), ((3, 16), {"axis": 1}),
     ((600, 70), {"axis": -1}), ((6, 7, 33), {"axis": 1}), ((2, 3, 640), {"axis": 1}), ((6, 7, 33), {"axis": (0, 1)}),
-    ((5, 70), {"axis": 0, "group_size": 16}), ((5, 70), {"group_size": 32}), ((4, 1100), {"axis": 0, "group_size": 600}),
+    ((5, 70), {"axis": 0, "group_size": 16}), ((5, 70), {"group_size": 32}),
+    ((4, 1100), {"axis": 0, "group_size": 600}),
 )  # fmt: skip
 
 

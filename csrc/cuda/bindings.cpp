@@ -90,6 +90,7 @@ void bind_epilogue(py::module_& m) {
   QK_NUMBER(Epilogue, clamps);
   QK_NUMBER(Epilogue, clamp_low);
   QK_NUMBER(Epilogue, clamp_high);
+  QK_NUMBER(Epilogue, curve);
   QK_NUMBER(Epilogue, rounding);
   QK_POINTER(Epilogue, m_values);
   QK_POINTER(Epilogue, e_values);
@@ -244,6 +245,22 @@ void bind_extremes(py::module_& m) {
     QK_POINTER(FoundArgs, zero);
   }
   {
+    auto bound = py::class_<PrepareArgs>(m, "PrepareArgs").def(py::init([] { return PrepareArgs{}; }));
+    QK_NUMBER(PrepareArgs, rows);
+    QK_NUMBER(PrepareArgs, n);
+    QK_POINTER(PrepareArgs, a_scale);
+    QK_POINTER(PrepareArgs, w_scale);
+    QK_NUMBER(PrepareArgs, a_scale_step);
+    QK_NUMBER(PrepareArgs, w_scale_step);
+    QK_POINTER(PrepareArgs, float_bias);
+    QK_POINTER(PrepareArgs, bias);
+    QK_NUMBER(PrepareArgs, rounding);
+    QK_NUMBER(PrepareArgs, single);
+    QK_NUMBER(PrepareArgs, y_scale);
+    QK_POINTER(PrepareArgs, m_values);
+    QK_POINTER(PrepareArgs, e_values);
+  }
+  {
     auto bound = py::class_<WidenArgs>(m, "WidenArgs").def(py::init([] { return WidenArgs{}; }));
     QK_POINTER(WidenArgs, sums);
     QK_NUMBER(WidenArgs, count);
@@ -368,6 +385,7 @@ QK_PYBIND11_MODULE(QK_MODULE, m) {
   m.def("sum_rows", &call<SumsArgs, sum_operand_rows>);
   m.def("find_extremes", &call<ExtremesArgs, find_extremes>);
   m.def("scales_of_extremes", &call<FoundArgs, scales_of_extremes>);
+  m.def("prepare_scales", &call<PrepareArgs, prepare_scales>);
   m.def("add_wide", &call<WidenArgs, add_wide>);
   m.def("quantize", &call<QuantizeArgs, quantize_codes>);
   m.def("dequantize", &call<DequantizeArgs, dequantize_codes>);

@@ -102,7 +102,8 @@ QK_DEVICE float rounded_scale(float scale, Output type) {
 QK_KERNEL(256, 2) found_scales(QK_ARGUMENT FoundArgs args) {
   const int64_t place = int64_t(ptx::block_x()) * 256 + ptx::thread();
   if (place >= args.places) return;
-  const float above = float_of(ptx::load(args.ends + 2 * place)), below = float_of(ptx::load(args.ends + 2 * place + 1));
+  const float above = float_of(ptx::load(args.ends + 2 * place)),
+              below = float_of(ptx::load(args.ends + 2 * place + 1));
   if (args.is_symmetric) {
     const Symmetric found = symmetric(above > below ? above : below, args.high - args.middle);
     ptx::store(args.scale + place, rounded_scale(found.scale, args.scale_type));
@@ -156,8 +157,8 @@ QK_KERNEL(256, 2) widen_sums(QK_ARGUMENT WidenArgs args) {
   QK_UNROLL
   for (int i = 0; i < 2; ++i)
     if (at + i < args.count)
-      ptx::store(args.out + at + i,
-                 int64_t(ptx::load(args.sums + at + i)) + (args.adds ? ptx::load_written(args.out + at + i) : int64_t(0)));
+      ptx::store(args.out + at + i, int64_t(ptx::load(args.sums + at + i)) +
+                                        (args.adds ? ptx::load_written(args.out + at + i) : int64_t(0)));
 }
 
 inline void launch_widen(const WidenArgs& args, Stream stream) {

@@ -229,15 +229,63 @@ def add_wide(sums: DeviceArray, out: DeviceArray, adds: bool) -> None:
     _cuda.add_wide(args, out.stream, out.device)
 
 
-def run_fused(
-    kernel: Kernel, a: DeviceArray, w: DeviceArray, out: DeviceArray, fields: Callable[[Any, int], None]
-) -> None:
-    """A product with the epilogue that fields(epilogue, first batch) fills in, on a kernel of this backend."""
+class Factor(NamedTuple):
+    """An operand of a product with an epilogue: codes (1, rows, k), a scale for all (step 0) or for each row."""
+
+    codes: DeviceArray
+    scale: DeviceArray  # float32
+    step: int
+    zero: DeviceArray | None  # int32, of each row
+    sums: DeviceArray | None = None  # int32, of each row, where they are known
+
+
+def row_sums(codes: DeviceArray) -> DeviceArray:
+    """int32 (1, rows), of codes (1, rows, k)."""
+    return Operand(codes).sums()
+
+
+def prepare_codes(
+    a: Factor, w: Factor, y_scale: float, rounding: str, single: bool, bias: DeviceArray | None
+) -> tuple[DeviceArray | None, DeviceArray | None, DeviceArray | None]:
+    """(bias, m, e) for codes: A6's bias, A4's multipliers (none of half_even), of the rows of scales × columns."""
+    shape = a.codes.shape[1] if a.step else 1, w.codes.shape[1]
+    args = _cuda.PrepareArgs()
+    args.rows, args.n = shape
+    args.a_scale, args.a_scale_step, args.w_scale, args.w_scale_step = a.scale.pointer, a.step, w.scale.pointer, w.step
+    made: list[DeviceArray | None] = [None, None, None]
+    if bias is not None:
+        made[0] = added = a.codes.new(shape, "int32")
+        args.float_bias, args.bias = bias.pointer, added.pointer
+    if rounding != "half_even":
+        args.rounding, args.single, args.y_scale = ROUNDINGS.index(rounding), single, y_scale
+        made[1] = m = a.codes.new(shape, "float64" if rounding == "half_away" else "int32")
+        made[2] = e = a.codes.new(shape, "int32")
+        args.m_values, args.e_values = m.pointer, e.pointer
+    if any(made):
+        _cuda.prepare_scales(args, a.codes.stream, a.codes.device)
+    return made[0], made[1], made[2]
+
+
+def run_fused(kernel: Kernel, a: Factor, w: Factor, out: DeviceArray, fields: Callable[[Any], None]) -> None:
+    """A product with the epilogue that fields(epilogue) fills in, on a kernel of this backend. out (1, m, n)."""
     if kernel.name not in INDEX:
         raise RuntimeError(
             f"linear: {kernel.name} has no epilogue; {missing() or 'use() leaves out the kernels that do'}"
         )
-    multiply(INDEX[kernel.name], Operand(a), Operand(w), out, fields)
+    left, right = Operand(a.codes), Operand(w.codes)
+    a_sums = (a.sums or left.sums()) if w.zero is not None else None
+    w_sums = (w.sums or right.sums()) if a.zero is not None else None
+
+    def all_fields(epilogue: Any, first: int) -> None:
+        epilogue.a_scale, epilogue.a_scale_step = a.scale.pointer, a.step
+        epilogue.w_scale, epilogue.w_scale_step = w.scale.pointer, w.step
+        if a.zero is not None and w_sums is not None:
+            epilogue.a_zero, epilogue.w_sums = a.zero.pointer, w_sums.pointer
+        if w.zero is not None and a_sums is not None:
+            epilogue.w_zero, epilogue.a_sums = w.zero.pointer, a_sums.pointer
+        fields(epilogue)
+
+    multiply(INDEX[kernel.name], left, right, out, all_fields)
 
 
 # ---------------------------------------------------------------- elementwise
@@ -314,9 +362,10 @@ class Found(NamedTuple):
 
 
 def find_scales(
-    x: DeviceArray, repeat: int, group: int, limits: tuple[int, int], middle: int | None, scale_dtype: str, found: Found
-) -> None:
-    """A7, A8: of every place of x (rows, inner), adjacent. middle: the code of 0 of symmetric ranges, None of others."""
+    x: DeviceArray, repeat: int, group: int, limits: tuple[int, int], middle: int | None, scale_dtype: str,
+    found: Found,
+) -> None:  # fmt: skip
+    """A7, A8: of every place of x (rows, inner), adjacent. middle: the code of 0 of symmetric ranges, else None."""
     if missing():
         raise RuntimeError(f"quantize: x is on a GPU, and {missing()}")
     ends = x.new((found.scale.size, 2), "int32")

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from qkernels import dispatch
+from qkernels.bounds import K_CHUNK
 from qkernels.device import DeviceArray, is_on_device, same_device, view
 from qkernels.dtypes import CODE_TYPES, FLOAT_TYPES, bits_of, container, known, limits, listed, name_of
-from qkernels.kernel import Multipliers, Problem, Scales
+from qkernels.kernel import Kernel, Multipliers, Problem, Scales
 from qkernels.scales import Grain
 from qkernels.tensor import QTensor
 from qkernels.weight import DeviceMatrix, padded
@@ -32,6 +33,11 @@ def stand_in(x: Any, dtype: Any = None) -> Any:
         return x
     found = view(x)
     return np.broadcast_to(np.zeros((), found.dtype if dtype is None else dtype), found.shape)
+
+
+def lying(x: Any) -> Any:
+    """What of x lies somewhere: of a QTensor on a GPU its codes."""
+    return x.data if isinstance(x, DeviceQTensor) else x
 
 
 def on_device(*operands: Any) -> bool:
@@ -60,8 +66,9 @@ class Product:
             return
         zeros = [(0 if is_on_device(zero) else zero) for zero in (a_zero, b_zero)]
         call: Any = _check(stand_in(a), stand_in(b), None, dtype, zeros[0], zeros[1], overflow)
-        if call is None or call.dtype != np.int32:
-            raise ValueError(f"matmul: dtype={dtype!r} on a GPU, wanted int32 (longer sums: split k, add in int64)")
+        if call is None or call.dtype.name not in ("int32", "int64"):
+            raise ValueError(f"matmul: dtype={dtype!r} on a GPU, wanted int32 or int64")
+        self.dtype = call.dtype.name
         self.like = x = view(a)
         self.visible, self.k = call.visible, call.a.shape[-1]
         self.empty = 0 in call.shape or self.k == 0
@@ -91,14 +98,37 @@ class Product:
         target = view(out, self.like)
         if target.shape != self.visible:
             raise ValueError(f"matmul: out has shape {target.shape}, the product has {self.visible}")
-        if target.dtype != "int32":
-            raise TypeError(f"matmul: out has dtype {target.dtype}, wanted int32 on a GPU")
+        if target.dtype != self.dtype:
+            raise TypeError(f"matmul: out has dtype {target.dtype}, wanted {self.dtype} on a GPU")
         return target
 
     def problem(self) -> Problem:
         types = LETTERS[self.a.dtype] + LETTERS[self.w.dtype] + "s32"
         batch, m, n = self.shape
-        return problem_on(self.like, "gemm", types, batch * m, n, self.k, LAYOUT)
+        k = min(self.k, K_CHUNK) if self.dtype == "int64" else self.k
+        return problem_on(self.like, "gemm", types, batch * m, n, k, LAYOUT)
+
+    def room(self) -> DeviceArray:
+        """For the result: `out` itself where kernels may write there, adjacent and apart from the operands."""
+        out = self.out
+        if out is None or not out.contiguous or out.may_overlap(self.a) or out.may_overlap(self.w):
+            return self.like.new(self.visible, self.dtype)
+        return out
+
+    def run(self, kernel: Kernel, result: DeviceArray) -> None:
+        if self.dtype == "int32":
+            kernel.run(self.a, self.w, result.shaped(*self.shape), self.a_zero, self.b_zero)
+            return
+        part = self.like.new(self.shape, "int32")
+        for first in range(0, self.k, K_CHUNK):  # sums that cannot overflow, added in 64 bits
+            kernel.run(_chunk(self.a, first), _chunk(self.w, first), part, self.a_zero, self.b_zero)
+            dispatch.add_wide_on_device(part, result.shaped(*self.shape), first > 0)
+
+
+def _chunk(x: DeviceArray, first: int) -> DeviceArray:
+    """Columns from `first` on of (batch, rows, k), one byte each."""
+    batch, rows, k = x.shape
+    return x._replace(pointer=x.pointer + first * x.strides[2], shape=(batch, rows, min(K_CHUNK, k - first)))
 
 
 def _turned(w: DeviceArray) -> DeviceArray:
@@ -141,12 +171,12 @@ def matmul(a: Any, b: Any, out: Any, dtype: Any, a_zero: Any, b_zero: Any, overf
         return a @ b
     if call.empty:  # A13
         if out is None:
-            return call.like.constant(0, "int32", call.visible).owner
+            return call.like.constant(0, call.dtype, call.visible).owner
         out[...] = 0
         return out
     kernel = dispatch.choose(call.problem())
-    direct = call.out if call.out is not None and call.out.contiguous else call.like.new(call.visible, "int32")
-    kernel.run(call.a, call.w, direct.shaped(*call.shape), call.a_zero, call.b_zero)
+    direct = call.room()
+    call.run(kernel, direct)
     if out is None:
         return direct.owner
     if direct is not call.out:
