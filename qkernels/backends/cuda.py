@@ -83,8 +83,8 @@ def describe() -> str:
 
 
 def architecture(device: int) -> str:
-    """ "sm_90"; "" without a module."""
-    return "" if _cuda is None else f"sm_{_cuda.architecture(device)}"
+    """ "sm_90"; "" where nothing can be asked."""
+    return "" if _cuda is None or missing() else f"sm_{_cuda.architecture(device)}"
 
 
 def _declines(op: str, problem: Problem, hardware: Hardware, first: int, last: int) -> str:
