@@ -12,7 +12,6 @@ from qkernels.activations import CLAMPS
 from qkernels.arrays import as_float32, float_name, is_torch, library_of, new_array
 from qkernels.bounds import check_columns, sign_of
 from qkernels.checks import owned
-from qkernels.device import is_on_device
 from qkernels.dtypes import FLOAT_TYPES, bits_of, limits, listed
 from qkernels.epilogue import Epilogue, finish_floats
 from qkernels.kernel import Problem
@@ -115,9 +114,11 @@ def linear(
             result = _short(x, packed._handle, bias, _FAST.get(activation, _CURVE), out_scale, out_zero_point, out)
             if result is not None:
                 return result
-    if is_on_device(x):
-        return _on_device(
-            x, weight, bias, activation, residual, out_scale, out_zero_point, out_dtype, rounding, compute, out
+    if linear_on_device.wanted(x, weight):
+        return linear_on_device.run(
+            linear_on_device.check(
+                x, weight, bias, activation, residual, out_scale, out_zero_point, out_dtype, rounding, compute, out
+            )
         )
     call = _check(
         x, weight, bias, activation, residual, out_scale, out_zero_point, out_dtype, rounding, compute, out
@@ -162,10 +163,6 @@ def _of_tensors(x: Any, handle: Any, bias: Any, activation: Any, out: Any) -> An
     x, bias, views = (v if v is None else v.detach().numpy() for v in (x, bias, out))
     result = _of_floats(x, handle, bias, activation, views)
     return result if result is None else out if out is not None else new_array(result, "torch")
-
-
-def _on_device(x: Any, weight: Any, *rest: Any) -> Any:
-    return linear_on_device.run(linear_on_device.check(x, _weight(weight), *rest))
 
 
 class _Call(NamedTuple):
@@ -341,11 +338,10 @@ def _problem_of(
     x: Any, weight: Any, bias: Any = None, *, activation: Any = None, residual: Any = None, out_scale: Any = None,
     out_zero_point: Any = 0, out_dtype: Any = None, rounding: Any = "half_even", compute: Any = "int8", out: Any = None,
 ) -> Problem | str:  # fmt: skip
-    if is_on_device(x):
-        there = linear_on_device.check(
-            x, _weight(weight), bias, activation, residual, out_scale, out_zero_point, out_dtype, rounding, compute, out
-        )
-        return there.problem()
+    if linear_on_device.wanted(x, weight):
+        return linear_on_device.check(
+            x, weight, bias, activation, residual, out_scale, out_zero_point, out_dtype, rounding, compute, out
+        ).problem()
     call = _check(
         x, weight, bias, activation, residual, out_scale, out_zero_point, out_dtype, rounding, compute, out
     )  # fmt: skip
@@ -359,3 +355,17 @@ def _problem_of(
 
 
 linear.problem_of = _problem_of  # type: ignore[attr-defined]
+
+
+def _note_of(
+    x: Any, weight: Any, bias: Any = None, *, activation: Any = None, residual: Any = None, out_scale: Any = None,
+    out_zero_point: Any = 0, out_dtype: Any = None, rounding: Any = "half_even", compute: Any = "int8", out: Any = None,
+) -> str:  # fmt: skip
+    if not (linear_on_device.wanted(x, weight)):
+        return ""
+    return linear_on_device.check(
+        x, weight, bias, activation, residual, out_scale, out_zero_point, out_dtype, rounding, compute, out
+    ).note()
+
+
+linear.note_of = _note_of  # type: ignore[attr-defined]
