@@ -1,5 +1,5 @@
-"""`python -m qkernels`: what this machine has, what runs. `demo` and `bench` show it; `--includes`, `--libs` and
-`--cmakedir` are for builds that use the C API."""
+"""`python -m qkernels`: what this machine has, what runs. `demo`, `run`, `report` and `bench` show it; `--includes`,
+`--libs` and `--cmakedir` are for builds that use the C API."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import sys
 # Each is a module with add_arguments(parser) and run(options, arguments) -> exit status, imported when it is asked for.
 COMMANDS = {
     "demo": ("qkernels.demo.command", "a real network on real images, float against int8"),
+    "run": ("qkernels.onnx.command", "an ONNX model's outputs, the time of each node, and the kernels that ran"),
+    "report": ("qkernels.report.command", "what quantization does to a model: accuracy, layers, times, as a page"),
     "bench": ("qkernels.bench.command", "this machine's limits, and how near our kernels and others come to them"),
 }
-
 
 PATHS = {
     "--includes": "compiler flags of the C API",
@@ -39,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m qkernels", description=__doc__)
     for flag, summary in PATHS.items():
         parser.add_argument(flag, action="append_const", const=flag, dest="paths", help=summary)
-    commands = parser.add_subparsers(dest="command", metavar="{config,demo,bench}")
+    commands = parser.add_subparsers(dest="command", metavar="{config,demo,run,report,bench}")
     commands.add_parser("config", help="this machine's features, threads and kernels (the default)")
     chosen = None
     for name, (module, summary) in COMMANDS.items():
