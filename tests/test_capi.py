@@ -1,9 +1,10 @@
-"""The C API computes what the reference does, bit for bit: every kernel that this CPU runs, in workspaces of exactly the
-size that it asks for, in pieces, and range by range."""
+"""The C API computes what the reference does, bit for bit: every kernel that this CPU runs, in workspaces of exactly
+the size that it asks for, in pieces, and range by range."""
 
 from __future__ import annotations
 
 import ctypes
+import itertools
 from ctypes import c_int32
 from typing import Any
 
@@ -130,7 +131,7 @@ def parts_of_lines(conv: Any, count: int) -> list[c.Range]:
     return [
         c.Range(image * lines + low, image * lines + high)
         for image in range(conv.batch)
-        for low, high in zip(cuts, cuts[1:], strict=False)
+        for low, high in itertools.pairwise(cuts)
     ]
 
 

@@ -50,7 +50,8 @@ numbers = st.one_of(st.integers(-3, 40), st.sampled_from([2**31, 2**31 - 1, 2**6
 @settings(max_examples=300, deadline=None)
 @given(
     size=st.one_of(st.just(ctypes.sizeof(c.GemmArgs)), st.integers(0, 2**64 - 1)), m=numbers, k=numbers, n=numbers,
-    a_type=st.integers(-1, 9), kernel=st.integers(-3, 300), rows=st.tuples(numbers, numbers), tasks=st.integers(-2, 300),
+    a_type=st.integers(-1, 9), kernel=st.integers(-3, 300), rows=st.tuples(numbers, numbers),
+    tasks=st.integers(-2, 300),
 )  # fmt: skip
 def test_any_numbers_are_a_status(
     size: int, m: int, k: int, n: int, a_type: int, kernel: int, rows: tuple[int, int], tasks: int
@@ -72,7 +73,8 @@ def test_any_numbers_are_a_status(
 @settings(max_examples=200, deadline=None)
 @given(
     m=st.integers(0, 9), n=st.integers(0, 40), d=st.integers(0, 70), k=st.integers(-1, 45),
-    metric=st.sampled_from(["ip", "l2", "IP", None]), types=st.tuples(*[st.sampled_from(["int8", "uint8", "int16"])] * 2),
+    metric=st.sampled_from(["ip", "l2", "IP", None]),
+    types=st.tuples(*[st.sampled_from(["int8", "uint8", "int16"])] * 2),
     seed=st.integers(0, 99),
 )  # fmt: skip
 def test_any_search_is_exact_or_refused(

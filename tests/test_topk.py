@@ -32,7 +32,7 @@ def ways(kernel: Kernel) -> list[Kernel]:
 
 
 def operands(kernel: Kernel, shape: tuple[int, ...], kind: str) -> tuple[np.ndarray, np.ndarray]:
-    """corpus and queries; "ties": few different rows, "ends": the types' ends alone, "strided": neither lies adjacent."""
+    """corpus and queries; "ties": few different rows, "ends": the types' ends, "strided": neither lies adjacent."""
     rng = np.random.default_rng(shape[0])
     found = []
     for letters, rows in ((kernel.types[:2], shape[0]), (kernel.types[2:4], shape[1])):

@@ -340,7 +340,7 @@ struct Session {
     if (in.once_in(2)) a.bias = memory.values<int32_t>(scales);
     a.low = op == 3 && in.once_in(2) ? -127 : in.small(0, 3), a.high = op == 3 ? (a.low ? 127 : 255) : in.small(1, 127);
     a.rounding = in.small(0, 4);
-    const double ranges = a.group > 0 ? double(a.rows) * double(int64_t(columns)) : 1;
+    const double ranges = a.group > 0 ? double(a.rows) * double(columns < 1e9 ? int64_t(columns) : 1 << 30) : 1;
     a.found_scale = memory.values<float>(ranges), a.found_zero = memory.values<int32_t>(ranges);
     if (in.once_in(2)) a.found_sums = memory.values<int32_t>(ranges);
     const qk_elementwise_args* const given = in.once_in(64) ? nullptr : memory.extended(a);
