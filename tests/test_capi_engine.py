@@ -91,6 +91,17 @@ def test_pkg_config(tmp_path: pathlib.Path) -> None:
     assert subprocess.run([program]).returncode == 0
 
 
+def test_nothing_is_allocated_and_no_thread_started(tmp_path: pathlib.Path) -> None:
+    lib, program = pathlib.Path(qk.get_library()).parent, tmp_path / "allocations"
+    command = [tool("g++"), "-std=c++17", "-O1", f"-I{qk.get_include()}", str(ROOT / "tests/capi_allocations.cpp")]
+    subprocess.run(
+        [*command, f"-L{lib}", f"-Wl,-rpath,{lib}", "-lqkernels", "-ldl", "-pthread", "-o", str(program)], check=True
+    )
+    done = subprocess.run([program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert "0 allocations and 0 threads on the host's memory" in done.stdout
+
+
 def test_flags_of_the_command_line(tmp_path: pathlib.Path) -> None:
     def ask(*flags: str) -> str:
         done = subprocess.run([sys.executable, "-m", "qkernels", *flags], capture_output=True, text=True, check=True)

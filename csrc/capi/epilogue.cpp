@@ -3,23 +3,6 @@
 namespace qk::capi {
 namespace {
 
-struct Limits {
-  int32_t low, high;
-};
-
-Limits limits_of(int32_t type) {
-  switch (type) {
-    case QK_S8:
-      return {-128, 127};
-    case QK_U8:
-      return {0, 255};
-    case QK_S16:
-      return {-32768, 32767};
-    default:
-      return {0, 65535};
-  }
-}
-
 int32_t check_bias(const qk_epilogue& q, const EpilogueOf& of, Epilogue& e, const Say& say) {
   if (q.bias && q.bias_row && (of.one_row || !strides_fit(of.m, q.bias_row, of.n, 1)))
     return say(QK_BAD_ARGUMENT, "qk_epilogue.bias_row is %lld, wanted %s", (long long)q.bias_row,
