@@ -11,13 +11,14 @@ from typing import Any
 import capi_library as c
 import conv_cases
 import gemm_cases
+import int4_cases
 import linear_cases
 import numpy as np
 import pytest
 import quantize_cases
 
 from qkernels import dispatch
-from qkernels.backends import native, reference
+from qkernels.backends import native, native_int4, reference
 from qkernels.epilogue import Epilogue
 from qkernels.hardware import detect
 from qkernels.kernel import Conv, Kernel, Multipliers, Problem, Scales
@@ -120,6 +121,42 @@ def test_linear(kernel: Kernel) -> None:
         assert all((end == linear_cases.CANARY).all() for end in ends), case
         ran += 1
     assert ran > 20
+
+
+GROUPED = [k for k in native_int4.KERNELS if k.isa in detect().cpu and k.op == "linear" and k.types.endswith("f32")]
+
+
+@pytest.mark.parametrize("kernel", GROUPED, ids=lambda kernel: kernel.name)
+def test_linear_of_groups(kernel: Kernel) -> None:
+    row = next(row for row in native_int4.ROWS if row["name"] == kernel.name.replace("linear_f32", "linear_s8"))
+    ran = 0
+    for i, case in enumerate(int4_cases.int4_cases(kernel, row["mr"], row["nr"])):
+        x, w = int4_cases.int4_operands(case, kernel)
+        problem = Problem("linear", kernel.types, case.m, case.n, case.k, w.grouped_layout)
+        if isinstance(kernel.judge(problem, detect()), str) or w.scales is None or w.scales.dtype != np.float32:
+            continue
+        by = x.epilogue._replace(a_zero=None if kernel.types.startswith("f32") else x.epilogue.a_zero)
+        if not by.is_float or (by.bias is not None and by.bias.dtype == np.int32):
+            continue
+        wanted = np.empty(x.out.shape, x.out.dtype)
+        reference_of("linear", kernel.types).run(x.a, w, wanted, by)
+        packed, memory = c.pack_groups(w, by.a_zero is not None)
+        np.testing.assert_array_equal(memory[: w._data.size], w._data, err_msg=f"packed: {case}")
+        epilogue = c.epilogue(by, x.out)
+        args = c.LinearArgs(
+            kernel=c.kernel_index(kernel.name), a_type=c.TYPES[x.a.dtype.name], m=case.m, a=address(x.a),
+            groups=ctypes.pointer(packed), a_zero=address(by.a_zero), epilogue=ctypes.pointer(epilogue),
+        )  # fmt: skip
+        args.a_row, args.a_column = elements(x.a)
+        if i % 4 == 3 and row["min_m"] == 1:
+            in_parts("linear", args, case.m, case.n)
+        else:
+            c.run("linear", args, TASKS[i % 3])
+        np.testing.assert_array_equal(x.out, wanted, err_msg=str(case))
+        x.out[...] = 0
+        assert all((end == linear_cases.CANARY).all() for end in (x.frame[:64], x.frame[-64:])), case
+        ran += 1
+    assert ran > 8
 
 
 def parts_of_lines(conv: Any, count: int) -> list[c.Range]:

@@ -184,6 +184,51 @@ def test_packing() -> None:
         assert refused.value.status == status
 
 
+def test_groups() -> None:
+    codes, scales = np.full((K, N), 9, np.uint8), np.ones((5, N), np.float32)
+    size, packed, ptr = ctypes.c_size_t(), c.PackedGroups(), ctypes.c_void_p
+    memory, numbers = c.aligned(1 << 14), [ctypes.c_int64(v) for v in (K, N)]
+
+    def pack(group: int = 16, bits: int = 4, zero: int = 8, zeros: Any = None, bytes_: int = 1 << 14) -> None:
+        c.call(
+            "pack_groups", *numbers, ctypes.c_int64(group), ctypes.c_int32(bits), ptr(c.pointer(codes)),
+            ctypes.c_int64(N), ctypes.c_int64(1), ptr(c.pointer(scales)), ptr(c.pointer(zeros)), ctypes.c_int32(zero),
+            ctypes.c_int32(0), ptr(c.pointer(memory)), ctypes.c_size_t(bytes_), packed,
+        )  # fmt: skip
+
+    for fields, said in (
+        ({"group": 8}, "group is 8, wanted a multiple of 16"),
+        ({"bits": 3}, "bits is 3, wanted 4 or 2"),
+        ({"bits": 2}, "codes has 9 at (0, 0), wanted 0 … 3"),
+        ({"zero": 16}, "zero is 16, wanted 0 … 15"),
+        ({"zeros": np.full((5, N), 77, np.uint8)}, "zeros has 77 at 0, wanted 0 … 15"),
+        ({"bytes_": 100}, "memory has 100"),
+    ):
+        with pytest.raises(c.Refused, match=re.escape(said)):
+            pack(**fields)
+    c.call("pack_groups_bytes", *numbers, ctypes.c_int64(16), *[ctypes.c_int32(v) for v in (4, 0, 0)],
+           ctypes.byref(size))  # fmt: skip
+    assert size.value == 2 * 16 * 128 // 2 + 2 * 5 * 16 * 4
+    pack()
+    call = Call(codes=False)
+    call.args.w, call.args.groups = None, ctypes.pointer(packed)
+    zero = np.ones(M, np.int32)
+    for name, fields, said in (
+        ("args", {"w": ctypes.pointer(call.packed)}, "w and groups are both given"),
+        ("args", {"a_zero": c.pointer(zero)}, "the groups were packed without sums"),
+        ("args", {"w_zero": c.pointer(zero)}, "groups have zero points of their own"),
+        ("by", {"type": 4}, "groups give real numbers"),
+        ("by", {"bias": c.pointer(zero)}, "wanted float_bias"),
+    ):
+        kept = {field: getattr(getattr(call, name), field) for field in fields}
+        spoil(name, **fields)(call)
+        with pytest.raises(c.Refused, match=re.escape(said)):
+            call.run()
+        spoil(name, **(kept if name == "by" else dict.fromkeys(fields)))(call)
+    call.run()
+    np.testing.assert_allclose(call.out[:, 0], call.a.astype(np.float32).sum(axis=1) * call.m[0], rtol=1e-6)
+
+
 def test_convolutions() -> None:
     shape = c.ConvShape(1, (1, 6, 6), 4, 8, (1, 3, 3), (1, 1, 1), (1, 1, 1), (0, 1, 1), (1, 6, 6), 1)
     size = ctypes.c_size_t()

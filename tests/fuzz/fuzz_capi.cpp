@@ -173,6 +173,31 @@ struct Session {
     return in.once_in(64) ? nullptr : memory.extended(p);
   }
 
+  qk_packed_groups* groups(int64_t k, int64_t n) {
+    qk_packed_groups p = {};
+    p.size = in.size_of(sizeof p);
+    const int32_t bits = in.once_in(32) ? in.small(-2, 9) : in.once_in(3) ? 2 : 4;
+    const int64_t group = in.once_in(16) ? in.number() : 16 * int64_t(in.small(1, 5));
+    const int32_t sums = in.small(0, 1);
+    const double count = group > 0 ? (double(k) + double(group)) / double(group) * double(n) : -1;
+    const uint8_t* const zeros = in.once_in(3) ? memory.values<uint8_t>(count) : nullptr;
+    const float* const scales = memory.values<float>(count);
+    size_t bytes = 0;
+    void* to = nullptr;
+    if (qk_pack_groups_bytes(k, n, group, bits, zeros != nullptr, sums, &bytes, text(), text_bytes()) == QK_OK &&
+        double(bytes) <= 16 * kMost)
+      to = memory.lines(bytes);
+    uint8_t* const from = static_cast<uint8_t*>(memory.block(double(k) * double(n)));
+    if (!memory.possible || !to) return nullptr;
+    if (from && !in.once_in(16))
+      for (int64_t i = 0; i < k * n; ++i) from[i] &= uint8_t((1 << (bits & 7)) - 1);
+    if (zeros && !in.once_in(16))
+      for (int64_t i = 0; i < int64_t(count); ++i) const_cast<uint8_t*>(zeros)[i] &= 3;
+    const int32_t status = qk_pack_groups(k, n, group, bits, from, n, 1, scales, zeros, in.small(0, 3), sums, to, bytes,
+                                          &p, text(), text_bytes());
+    return status == QK_OK ? memory.extended(p) : nullptr;
+  }
+
   qk_epilogue* epilogue(int64_t m, int64_t n, int32_t type) {
     qk_epilogue e = {};
     e.size = in.size_of(sizeof e);
@@ -252,10 +277,12 @@ struct Session {
     const double count = reach(double(a.m), double(a.a_row), double(k), double(a.a_column));
     if (a.a_type == QK_F32) a.a = memory.values<float>(count);
     else a.a = memory.block(count);
-    a.w = packed(k, n);
+    const bool grouped = in.once_in(3);
+    if (grouped) a.groups = groups(k, n);
+    if (!grouped || in.once_in(32)) a.w = packed(k, n);
     if (in.once_in(3)) a.a_zero = memory.values<int32_t>(double(a.m));
-    if (in.once_in(3)) a.w_zero = memory.values<int32_t>(double(n));
-    a.epilogue = epilogue(a.m, n, a.a_type == QK_F32 ? in.small(QK_F32, QK_BF16) : in.small(QK_S32, QK_U16));
+    if (in.once_in(grouped ? 32 : 3)) a.w_zero = memory.values<int32_t>(double(n));
+    a.epilogue = epilogue(a.m, n, grouped || a.a_type == QK_F32 ? in.small(QK_F32, QK_BF16) : in.small(QK_S32, QK_U16));
     a.rows = range(), a.columns = range();
     limit(double(a.m) * double(n) * double(k));
     finish(a, qk_linear_workspace, qk_linear);
