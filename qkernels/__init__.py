@@ -35,6 +35,7 @@ from qkernels.ops.topk import topk
 from qkernels.patch import patch_numpy
 from qkernels.tensor import QTensor
 from qkernels.threads import get_num_threads, register_threadpoolctl, set_num_threads
+from qkernels.tune import tune
 from qkernels.weight import PackedLinear, PackedMatrix
 
 __version__ = "0.1.0"
@@ -84,5 +85,6 @@ __all__ = [
     "show_config",
     "softmax",
     "topk",
+    "tune",
     "use",
 ]
