@@ -21,7 +21,7 @@ GATES = ["Sigmoid", "Tanh", "Tanh"]
 @operator("DynamicQuantizeLSTM", MICROSOFT, ATTRIBUTES, 12)
 def dynamic_quantize_lstm(node: Node) -> Run:
     """X (steps, batch, in), W (directions, in, 4·hidden), R (directions, hidden, 4·hidden), B (directions, 8·hidden),
-    sequence_lens, initial h and c, peepholes, then scale and zero point of W and of R. Gates in the order i, o, f, c."""
+    sequence_lens, initial h and c, peepholes, then scale and zero point of W and of R. The gates' order: i, o, f, c."""
     direction = node.get("direction", "forward")
     if direction not in ("forward", "reverse", "bidirectional"):
         raise ValueError(f"attribute 'direction' is {direction!r}")

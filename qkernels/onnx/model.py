@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -35,7 +36,8 @@ class Made(NamedTuple):
 
 
 class Model:
-    """A prepared model. `model(x)` or `model(name=x)` gives the outputs in order, ndarrays; any number of threads may call.
+    """A prepared model. `model(x)` or `model(name=x)` gives the outputs in order, ndarrays; any number of threads may
+    call.
 
     inputs, outputs   `Value`s: name, dtype, shape (ints, names of sizes, None)
     """
@@ -132,7 +134,7 @@ class Model:
             for step in self._steps:
                 _do(step, slots)
                 marks.append(time.perf_counter())
-        return [b - a for a, b in zip(marks, marks[1:], strict=False)]
+        return [b - a for a, b in itertools.pairwise(marks)]
 
     def _slots(self, feeds: Mapping[str, Any]) -> list[Any]:
         names = [value.name for value in self.inputs]

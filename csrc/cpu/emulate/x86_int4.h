@@ -113,4 +113,28 @@ Reg<Bytes> shift_right32(const Reg<Bytes>& x, unsigned count) {
   return z;
 }
 
+// ---- tables of 256 bytes
+using __mmask32 = uint32_t;
+
+[[maybe_unused]] __m512i _mm512_permutex2var_epi16(__m512i x, __m512i index, __m512i y) {
+  __m512i z;
+  for (int i = 0; i < 32; ++i) {
+    const int from = index.at<uint16_t>(i) & 63;
+    z.set(i, from < 32 ? x.at<uint16_t>(from) : y.at<uint16_t>(from - 32));
+  }
+  return z;
+}
+
+[[maybe_unused]] __mmask32 _mm512_test_epi16_mask(__m512i x, __m512i y) {
+  __mmask32 mask = 0;
+  for (int i = 0; i < 32; ++i) mask |= __mmask32((x.at<uint16_t>(i) & y.at<uint16_t>(i)) != 0) << i;
+  return mask;
+}
+
+[[maybe_unused]] __m512i _mm512_mask_blend_epi16(__mmask32 mask, __m512i x, __m512i y) {
+  for (int i = 0; i < 32; ++i)
+    if (mask >> i & 1) x.set(i, y.at<uint16_t>(i));
+  return x;
+}
+
 }  // namespace
