@@ -1,4 +1,4 @@
-"""examples/ocr.py: what the two networks read in int8. Their packages are no extras of the tests: absent, these skip."""
+"""examples/ocr.py: what the two networks read in int8. Their packages are no test extras: absent, these skip."""
 
 from __future__ import annotations
 
