@@ -165,9 +165,7 @@ def _steps(scores: np.ndarray) -> np.ndarray:
     return scores.reshape(-1, scores.shape[-1])
 
 
-def times(
-    task: Task, calls: dict[str, onnx_peers.Call], x: np.ndarray, threads: int, rounds: int = 15
-) -> Iterator[str]:
+def times(calls: dict[str, onnx_peers.Call], x: np.ndarray, threads: int) -> Iterator[str]:
     """ms a line of everybody, interleaved."""
     samples = timing.interleave(
         {name: (lambda call=call: call(x)) for name, call in calls.items()}, rounds=15, seconds=20, idle=0.01
