@@ -69,9 +69,10 @@ def _quantizer(rows: int, n: int) -> Callable[[np.ndarray], QTensor]:
     problem = Problem("dynamic_quantize", "f32u8", 1, rows * n, 1)
     run = dispatch.choose(problem).run
     codes, scale, zero = np.empty((rows, n), np.uint8), np.ones((1, 1), F32), np.zeros((1, 1), np.int32)
+    flat = codes.reshape(1, -1)
 
     def quantized(x: np.ndarray) -> QTensor:
-        run(x.reshape(1, -1), rows * n, (0, 255), scale, zero, None, codes.reshape(1, -1))
+        run(x.reshape(1, -1), rows * n, (0, 255), scale, zero, None, flat)
         return whole(codes, scale[0, 0], int(zero[0, 0]))
 
     return quantized
@@ -84,10 +85,11 @@ def _cell(x: np.ndarray, w: Any, r: Any, bias: Any, h: Any, c: Any) -> tuple[np.
     h = np.zeros((batch, hidden), F32) if h is None else np.ascontiguousarray(h)
     c = np.zeros((batch, hidden), F32) if c is None else c
     ys = np.empty((steps, batch, hidden), F32)
-    quantized = _quantizer(batch, hidden)
+    quantized, sums = _quantizer(batch, hidden), np.empty((batch, 4 * hidden), F32)
     for t in range(steps):
         q = quantized(h)
-        now = linear(q, r, given[t, 0]) if batch == 1 else given[t] + linear(q, r)
+        now = linear(q, r, out=sums)
+        now += given[t]
         open_ = gates(now[:, : 3 * hidden])
         c = open_[:, 2 * hidden :] * c + open_[:, :hidden] * np.tanh(now[:, 3 * hidden :])
         h = np.multiply(open_[:, hidden : 2 * hidden], np.tanh(c), out=ys[t])
