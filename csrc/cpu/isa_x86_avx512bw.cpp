@@ -6,7 +6,6 @@
 #define QK_ISA x86_avx512bw
 #define QK_TILE "12x16"
 #include "lanes_avx512.h"
-#include "table512.h"
 #include "elementwise.h"
 #include "depthwise.h"
 #include "interleave512.h"

@@ -59,15 +59,11 @@ void mul_block(const Elementwise& e, Range, Range elements) {
   Lanes::fence();
 }
 
-#ifndef QK_HAS_LOOK_UP  // table512.h: by permutations
-inline void look_up(const uint8_t* x, const uint8_t* table, uint8_t* out, idx n) {
-  for (idx i = 0; i < n; ++i) out[i] = table[x[i]];
-}
-#endif
-
+// Two loads and a store a code: no ISA does better without a permutation of 256 bytes (AVX512-VBMI).
 inline void lookup_block(const Elementwise& e, Range, Range elements) {
-  look_up(static_cast<const uint8_t*>(e.in) + elements.begin, e.table, static_cast<uint8_t*>(e.out) + elements.begin,
-          elements.end - elements.begin);
+  const uint8_t *const x = static_cast<const uint8_t*>(e.in), *const table = e.table;
+  uint8_t* const out = static_cast<uint8_t*>(e.out);
+  for (idx i = elements.begin; i < elements.end; ++i) out[i] = table[x[i]];
 }
 
 // Needs what QK_ELEMENTWISE_ROWS needs.
