@@ -203,3 +203,15 @@ def test_many_threads_share_a_model() -> None:
     with ThreadPoolExecutor(4) as pool:
         got = list(pool.map(lambda x: model(x)[0], images * 4))
     assert all(np.array_equal(a, b) for a, b in zip(got, wanted * 4, strict=True))
+
+
+def test_results_are_nobody_elses() -> None:
+    """Neither the caller's input nor a constant comes out, even where nothing is computed."""
+    b = Builder()
+    x = b.input("x", F32, 2, 4)
+    kept = b.constant(np.arange(3, dtype=F32))
+    model = qo.load(b.model(b("Identity", x), b("Reshape", x, b.constant(np.array([8]))), b("Identity", kept)))
+    given = np.ones((2, 4), F32)
+    for result in model(given):
+        result[...] = 7
+    assert (given == 1).all() and np.array_equal(model(given)[2], np.arange(3))

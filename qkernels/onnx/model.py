@@ -69,7 +69,7 @@ class Model:
             return slots[name]
 
         for name, value in graph.constants.items():
-            slot(name, value)
+            slot(name, _read_only(value))
         kept = {slot(value.name) for value in (*graph.inputs, *graph.outputs)} | set(slots.values())
         last: dict[int, int] = {}
         wired = []
@@ -180,7 +180,14 @@ def _checked(value: Value, given: Any) -> np.ndarray:
         if not fits:
             wanted = ", ".join("?" if n is None else str(n) for n in value.shape)
             raise ValueError(f"the input {value.name!r} has shape {x.shape}, wanted ({wanted})")
-    return x
+    return _read_only(x)
+
+
+def _read_only(x: np.ndarray) -> np.ndarray:
+    """A view that nothing is written to; so is whatever a node makes of it without a copy, and `_results` sees it."""
+    view = x.view()
+    view.flags.writeable = False
+    return view
 
 
 def _fold(graph: Graph, everything: bool) -> None:
