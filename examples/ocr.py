@@ -1,6 +1,6 @@
 """Text recognition in int8: what it reads, and how fast, beside ONNX Runtime, OpenVINO and torch.
 
-    pip install 'qkernels[examples]'; pip install --no-deps rapidocr-onnxruntime ddddocr
+    pip install 'qkernels[onnx]' pillow; pip install --no-deps rapidocr-onnxruntime ddddocr; pip install openvino torch
     python examples/ocr.py [--threads 1 2] [--lines 60] [--nodes]
 
 Two networks that their packages ship. PP-OCRv4's recogniser (rapidocr-onnxruntime), float, is quantized here by ONNX
