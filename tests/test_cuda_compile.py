@@ -41,32 +41,30 @@ FUSED = ("LDG.E.128", "STG.E.128")  # the epilogue's vectors
 ASYNC = ("LDGSTS.E.BYPASS.128", "LDSM.16.M88.4", *FUSED)
 MULTICAST = ("UTMALDG.2D.MULTICAST", "USETMAXREG", "SYNCS", *FUSED)
 RING = ("USETMAXREG", "SYNCS", *FUSED)
-FAMILIES: dict[str, tuple[str, str, tuple[Gate, ...]]] = {
-    "gemm_sm80": ("80", "gemm_sm80.h", (
+FAMILIES: dict[str, tuple[str, tuple[str, ...], tuple[Gate, ...]]] = {
+    "sm_80": ("80", ("gemm_sm80.h", "gemm_dp4a.h", "ranges.h"), (  # one compilation
         Gate("gemm_sm80<Large80, true, true>", "Args80", 128, "IMMA.16832.S8.S8", 2.2, ASYNC),
         Gate("gemm_sm80<Small80, true, false>", "Args80", 128, "IMMA.16832.S8.U8", 4.5, ASYNC),
-    )),
-    "gemm_sm90a": ("90a", "gemm_sm90a.h", (
-        Gate("gemm_sm90a<Pair90, true, true>", "Args90", 168, "IGMMA.64x256x32.S8.S8", 16, MULTICAST),
-        Gate("gemm_sm90a<Least90, true, false>", "Args90", 168, "IGMMA.64x16x32.S8.U8", 16, ("UTMALDG.2D", *RING)),
-    )),
-    "gemm_dp4a": ("80", "gemm_dp4a.h", (
         Gate("gemm_dp4a<false, true>", "ArgsDp4a", 128, "IDP.4A.U8.S8", 1.6, ("LDS.128", "STS", *FUSED)),
-    )),
-    "elementwise": ("80", "ranges.h", (
         Gate("quantize_kernel<kF32, uint8_t>", "QuantizeArgs", 128, "", 0, FUSED),
         Gate("requantize_kernel<uint8_t>", "RequantizeArgs", 128, "", 0, FUSED),
         Gate("dynamic_kernel<kBf16>", "DynamicArgs", 128, "", 0, FUSED),
     )),
-    "extremes": ("80", "extremes.h", (
+    "sm_90a": ("90a", ("gemm_sm90a.h",), (
+        Gate("gemm_sm90a<Pair90, true, true>", "Args90", 168, "IGMMA.64x256x32.S8.S8", 16, MULTICAST),
+    )),
+    "sm_90a, few rows": ("90a", ("gemm_sm90a.h",), (
+        Gate("gemm_sm90a<Least90, true, false>", "Args90", 168, "IGMMA.64x16x32.S8.U8", 16, ("UTMALDG.2D", *RING)),
+    )),
+    "extremes": ("80", ("extremes.h",), (
         Gate("span_extremes<kF32>", "ExtremesArgs", 128, "", 0, ("LDG.E.128", "RED.E.MAX")),
         Gate("column_extremes<kF16>", "ExtremesArgs", 128, "", 0, ("LDG.E.128", "RED.E.MAX")),
     )),
-    "gemm_sm75": ("75", "gemm_sm75.h", (
+    "sm_75": ("75", ("gemm_sm75.h",), (
         Gate("gemm_sm75<true, true>", "Args75", 255, "IMMA.8816.S8.S8", 3.0, ("LDSM.16.M88.4", "STS.128", *FUSED)),
     )),
 }  # fmt: skip
-ORDINARY = ("gemm_sm80", "gemm_sm90a", "gemm_dp4a", "elementwise")
+ORDINARY = ("sm_80", "sm_90a")
 
 
 def nvdisasm() -> str | None:
@@ -104,9 +102,9 @@ def check_memory(said: str) -> list[int]:
 @pytest.fixture(scope="module", params=FAMILIES if ALL else ORDINARY)
 def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, str]:
     """(name, what ptxas said, the machine code)."""
-    arch, header, gates = FAMILIES[request.param]
+    arch, headers, gates = FAMILIES[request.param]
     folder = tmp_path_factory.mktemp(request.param)
-    text = f'#include "{header}"\nusing namespace qk::cuda;\n'
+    text = "".join(f'#include "{header}"\n' for header in headers) + "using namespace qk::cuda;\n"
     for gate in gates:
         text += f"template __global__ void qk::cuda::{gate.kernel}(const __grid_constant__ {gate.args});\n"
     (folder / "gate.cu").write_text(text)
