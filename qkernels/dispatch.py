@@ -53,6 +53,7 @@ KERNELS: tuple[Kernel, ...] = (
 
 _pattern: ContextVar[str | None] = ContextVar("qkernels.use", default=None)
 _default_pattern = os.environ.get("QKERNELS_USE") or "*"
+_record: ContextVar[list[str] | None] = ContextVar("qkernels.record", default=None)
 
 
 class Explanation:
@@ -129,7 +130,22 @@ def choose(problem: Problem, hardware: Hardware | None = None, pattern: str | No
     if answer.kernel is None:
         same = {k.name for k in KERNELS if k.op == problem.op and k.types == problem.types}
         raise NoKernelError(problem, {name: why for name, why in answer.declined.items() if name in same})
+    names = _record.get()
+    if names is not None:
+        names.append(answer.kernel.name)
     return answer.kernel
+
+
+@contextlib.contextmanager
+def record() -> Iterator[list[str]]:
+    """The names of the kernels that are chosen within the block, in order. Decisions that were made before, and are
+    remembered by a short way in, are not made again: within `use` of another pattern they are."""
+    names: list[str] = []
+    token = _record.set(names)
+    try:
+        yield names
+    finally:
+        _record.reset(token)
 
 
 @contextlib.contextmanager

@@ -97,7 +97,9 @@ def linear(
     out_dtype   of that QTensor (default: x's type, int8 of float x). Without out_scale: "float32" "float16" "bfloat16"
                 "float64" (default: x's float type, float32 of a QTensor), or "int32" of a QTensor x: the accumulators
     rounding    of a QTensor as the result, as in `requantize`
-    compute     "int8": exact integers. "float32", "bfloat16": x stays as it is, weight is dequantized (A11)
+    compute     "int8": exact integers. "float32", "bfloat16": x stays as it is, weight is dequantized (A11): within
+                2⁻²⁰, 2⁻⁷ of Σ|x·w|. For few rows and for accuracy; "bfloat16" is the fastest of all for many rows and
+                groups of 32 or less where the CPU has AMX, and else the same as "float32"
     out         array of out_dtype and the result's shape, any strides, or of the codes of a QTensor; it is returned
 
     Without curved activations every result is the same bits on every CPU, kernel and number of threads.
@@ -174,6 +176,7 @@ class _Call(NamedTuple):
     epilogue: Epilogue | None
     library: str
     op: str = OP
+    compute: str = "int8"
 
     @property
     def part(self) -> Any:
@@ -183,7 +186,10 @@ class _Call(NamedTuple):
         left = "f32" if self.a.dtype == F32 else sign_of(self.a.dtype)
         n, part = self.wishes.shape[-1], self.part
         if isinstance(part, PackedGroups):
-            types = f"{left}u{part.bits}f32" if self.op == "weight_only" else left + part.types
+            if self.op == "weight_only":
+                types = f"{'bf16' if self.compute == 'bfloat16' else 'f32'}u{part.bits}f32"
+            else:
+                types = left + part.types
             return Problem(self.op, types, self.m, n, self.k, part.grouped_layout)
         return Problem(OP, f"{left}{sign_of(part.dtype)}s32", self.m, n, self.k, part.layout)
 
@@ -219,18 +225,8 @@ def _check(
             )
         if compute != "int8" and isinstance(part, PackedGroups):
             floats = np.ascontiguousarray(as_float32(x, OP, "x")).reshape(m, k)
-            return _Call(
-                x,
-                packed,
-                wishes,
-                "kernel",
-                floats,
-                m,
-                k,
-                _epilogue_of_floats(wishes, None, None),
-                library,
-                "weight_only",
-            )
+            by = _epilogue_of_floats(wishes, None, None)
+            return _Call(x, packed, wishes, "kernel", floats, m, k, by, library, "weight_only", compute)
         if compute != "int8" or not isinstance(part, PackedGroups):
             return _Call(x, packed, wishes, compute if compute != "int8" else "grouped", None, m, k, None, library)
     if not isinstance(x, QTensor) and wishes.kind == "codes":  # the multiplier is known when the rows' scales are
