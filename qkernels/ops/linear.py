@@ -34,8 +34,8 @@ _FAST: dict[Any, Any] = {None: None, **CLAMPS}
 _CURVE = ()  # no clamp: the short road stands aside
 
 _road = dispatch.LinearRoad(enabled=not verbose.ENABLED)
-_of_floats, _of_codes = _road.of_floats, _road.of_codes
-of_tensors = _road.of_tensors  # for modules, which know what they call
+_of_floats = _road.of_floats
+of_codes, of_tensors = _road.of_codes, _road.of_tensors  # for modules, too, which know what they call
 
 
 def pack_linear(weight: Any) -> PackedLinear:
@@ -144,7 +144,7 @@ def _short(x: Any, handle: Any, bias: Any, activation: Any, out_scale: Any, out_
         return None
     if type(out_scale) is F32:
         out_scale = float(out_scale)
-    result = _of_codes(x._data, handle, bias, activation, out, x._scale, x._zero, out_scale, out_zero)
+    result = of_codes(x._data, handle, bias, activation, out, x._scale, x._zero, out_scale, out_zero)
     if result is None or out is not None or out_scale is None:
         return result
     scale = owned(np.array(out_scale, F32))
