@@ -26,7 +26,7 @@ LAYERS = (
         "indexing", "kernel", "rounding", "scales", "subbyte", "tensor", "verbose", "weight", "weight_groups",
     },
     {"backends"},
-    {"dispatch", "hardware", "threads"},
+    {"dispatch", "hardware", "threads", "tuned"},
     {"ops"},
 )  # fmt: skip
 TOP = len(LAYERS)
