@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from qkernels.backends._reals import REALS, reads, writes
 from qkernels.epilogue import Epilogue
 from qkernels.kernel import Conv, Hardware, Kernel, Multipliers, Problem, Scales
 from qkernels.scales import placed
@@ -812,8 +813,8 @@ KERNELS: tuple[Kernel, ...] = (
         for a in ("u8", "s8", "f32")
     ),
     *(_row("weight_only", f"f32{w}f32", _run_floats, layout) for w, layout in (("u4", "n16k4x2"), ("u2", "n16k4x4"))),
-    *(_row("quantize", f"f32{q}", _run_quantize) for q in _CODES),
-    *(_row("dequantize", f"{q}f32", _run_dequantize) for q in _CODES),
-    *(_row("dynamic_quantize", f"f32{q}", _run_dynamic) for q in _CODES[:2]),
+    *(_row("quantize", real + q, reads(real, _run_quantize)) for q in _CODES for real in REALS),
+    *(_row("dequantize", q + real, writes(real, _run_dequantize)) for q in _CODES for real in REALS),
+    *(_row("dynamic_quantize", real + q, reads(real, _run_dynamic)) for q in _CODES[:2] for real in REALS),
     *(_row("requantize", f"s32{q}", _run_requantize) for q in _CODES),
 )

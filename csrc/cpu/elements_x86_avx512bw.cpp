@@ -1,0 +1,15 @@
+// The elementwise ops and the pools for AVX-512 F, BW, VL and DQ.
+#define QK_ISA x86_avx512bw
+#include "lanes_avx512.h"
+#include "elementwise.h"
+#include "rows.h"
+
+namespace qk {
+namespace x86_avx512bw {
+namespace { constexpr double kElementNs = 0.08; }  // namespace
+
+QK_ELEMENTWISE_ROWS
+QK_POOL_ROWS
+
+}  // namespace x86_avx512bw
+}  // namespace qk
