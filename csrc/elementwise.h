@@ -49,6 +49,7 @@ struct Elementwise {
                                      // softmax: a_factor one over the result's scale, a_zero its zero point
   int32_t a_zero, b_zero;            // mul
   const uint8_t* table;              // lookup: 256 entries
+  bool fresh;                        // out is memory that the system has yet to hand out, page by page
   bool stream;                       // the output is larger than the caches: written past them
 };
 

@@ -117,6 +117,9 @@ inline void make_read_only(const Held& array) {
   pybind11::detail::array_proxy(array.object)->flags &= ~npy_api::NPY_ARRAY_WRITEABLE_;
 }
 
+// Does the C library ask the system for an array of that size each time? (Its threshold adapts up to here.)
+constexpr idx kFreshBytes = 32 << 20;
+
 inline PyObject* decline() {
   if (PyErr_Occurred()) return nullptr;
   Py_RETURN_NONE;

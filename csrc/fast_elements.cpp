@@ -63,7 +63,8 @@ bool along(const View& v, const View& x, PyObject* axes) {
   return true;
 }
 
-void start(const ElementwiseRow& row, const Elementwise& job) {
+void start(const ElementwiseRow& row, Elementwise job) {
+  job.fresh &= job.rows * job.inner * row.out_bytes > kFreshBytes;
   if (job.rows * job.inner < kHoldGil) return run(row, job, 1, false);
   Py_BEGIN_ALLOW_THREADS;
   run(row, job, num_threads(), false);
@@ -137,6 +138,7 @@ PyObject* fast_quantize(PyObject*, PyObject* const* args, Py_ssize_t count) {
   job.in = x.data, job.out = data_of(codes);
   job.scale = static_cast<const float*>(data_of(scale));
   job.low = type->low, job.high = type->high;
+  job.fresh = true;
   start(*row, job);
   make_read_only(codes), make_read_only(scale);
   return PyTuple_Pack(2, codes.object, scale.object);
@@ -156,6 +158,7 @@ PyObject* fast_dequantize(PyObject*, PyObject* const* args, Py_ssize_t count) {
     return decline();
   job.in = q.data, job.out = data_of(values);
   job.scale = reinterpret_cast<const float*>(s.data);
+  job.fresh = true;
   start(*row, job);
   return values.give();
 }
@@ -181,6 +184,7 @@ PyObject* fast_dynamic(PyObject*, PyObject* const* args, Py_ssize_t count) {
   job.in = x.data, job.out = data_of(codes);
   job.low = is_signed ? -type->high : 0, job.high = type->high;
   job.found_scale = static_cast<float*>(data_of(scale)), job.found_zero = zeros;
+  job.fresh = true;
   start(*row, job);
   bool good = true;
   for (idx i = 0; i < job.rows; ++i) good &= is_finite(job.found_scale[i]);
@@ -265,6 +269,7 @@ PyObject* fast_requantize(PyObject*, PyObject* const* args, Py_ssize_t count) {
     Py_INCREF(codes.object = args[7]);
   }
   job.in = acc.data, job.out = data_of(codes);
+  job.fresh = args[7] == Py_None;
   start(*row, job);
   return codes.give();
 }
@@ -323,6 +328,7 @@ PyObject* fast_pair(PyObject*, PyObject* const* args, Py_ssize_t count) {
     return decline();
   *static_cast<float*>(data_of(kept)) = scale;
   job.in = a.codes.data, job.other = b.codes.data, job.out = data_of(codes);
+  job.fresh = true;
   start(*row, job);
   make_read_only(codes), make_read_only(kept);
   return PyTuple_Pack(2, codes.object, kept.object);

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import test_bad_quantize
 
 import qkernels as qk
 from qkernels.backends import native
@@ -121,6 +122,20 @@ def test_add_and_mul(dtype: str) -> None:
         scale, zero = float(rng.uniform(0.01, 2)), int(rng.integers(low, low + 256))
         same_both_ways(lambda: qk.add(a, b, scale, zero), shape)
         same_both_ways(lambda: qk.mul(a, b, scale, zero), shape)
+
+
+@pytest.mark.parametrize("name", test_bad_quantize.CASES)
+def test_what_is_wrong_is_refused_by_the_long_way(name: str) -> None:
+    """Although calls of these shapes and types are remembered."""
+    for dtype in ("int8", "uint8"):
+        q = qk.quantize(test_bad_quantize.X, 1.0, dtype=dtype)
+        q.dequantize()
+        qk.quantize(test_bad_quantize.X, np.ones(4, F32), dtype=dtype, axis=0)
+        qk.quantize(test_bad_quantize.X, np.ones(6, F32), dtype=dtype, axis=1)
+        qk.dynamic_quantize(test_bad_quantize.X, dtype=dtype)
+        for axis, scale in ((None, 1.0), (0, np.ones(4)), (1, np.ones(6))):
+            qk.requantize(test_bad_quantize.ACC, scale, dtype=dtype, axis=axis)
+    test_bad_quantize.test_refused_in_words(name)
 
 
 def test_the_short_way_is_taken_and_stands_aside() -> None:

@@ -126,7 +126,9 @@ void run(const ElementwiseRow& row, Elementwise job, int threads, bool forced) {
   }
   const double elements = double(job.rows) * double(job.inner), bytes = elements * (row.in_bytes + row.out_bytes);
   const idx run = job.at.columns == 1 ? job.inner : job.at.group;
-  job.stream = elements * row.out_bytes >= kStreamBytes && run * row.out_bytes >= kStreamRun &&
+  // The system clears a fresh page through the caches, and a store past them waits until what was cleared has left
+  // them: 64 MiB of float32 in 21 ms, where ordinary stores take 9.
+  job.stream = !job.fresh && elements * row.out_bytes >= kStreamBytes && run * row.out_bytes >= kStreamRun &&
                !job.sums;  // which read the codes again
   const double us = 1e-3 * (elements * row.ns + bytes / kBytesPerNs), most = us / kMinThreadUs;
   const int worth = most < 2 ? 1 : most < threads ? int(most) : threads;

@@ -448,7 +448,7 @@ void requantize_block(const Elementwise& e, Range rows, Range columns) {
 #define QK_STR2(x) #x
 #define QK_STR(x) QK_STR2(x)
 
-// Needs in scope kElementNs, the nominal cost of quantizing an element.
+// Needs in scope kElementNs, the nominal cost of quantizing an element, kLookupNs, and QK_LOOKUP, the block of lookup.
 #define QK_ELEMENTWISE(op, types, in, out, ...) {op, types, QK_STR(QK_ISA), in, out, kElementNs, __VA_ARGS__}
 #define QK_ELEMENTWISE_REAL(letters, T, real, X)                                                          \
   QK_ELEMENTWISE("quantize", real letters, sizeof(X), sizeof(T), quantize_block<X, T>, nullptr, nullptr), \
@@ -467,18 +467,18 @@ void requantize_block(const Elementwise& e, Range rows, Range columns) {
       QK_ELEMENTWISE_DYNAMIC("bf16", Bfloat, letters, T), QK_ELEMENTWISE_DYNAMIC("f64", double, letters, T)
 #define QK_SOFTMAX(letters, T) \
   {"softmax", letters letters, QK_STR(QK_ISA), 1, 1, kElementNs * 8, softmax_block<T>, nullptr, nullptr, true}
-#define QK_ELEMENTWISE_ROWS                                                            \
-  static const ElementwiseRow elementwise_rows[] = {                                   \
-      QK_ELEMENTWISE_OF("s8", int8_t),                                                 \
-      QK_ELEMENTWISE_OF("u8", uint8_t),                                                \
-      QK_ELEMENTWISE_OF("s16", int16_t),                                               \
-      QK_ELEMENTWISE_OF("u16", uint16_t),                                              \
-      QK_ELEMENTWISE_DYNAMICS("s8", int8_t),                                           \
-      QK_ELEMENTWISE_DYNAMICS("u8", uint8_t),                                          \
-      QK_NETWORK_ROWS,                                                                 \
-      QK_SOFTMAX("s8", int8_t),                                                        \
-      QK_SOFTMAX("u8", uint8_t),                                                       \
-      {"lookup", "u8u8", QK_STR(QK_ISA), 1, 1, 0.35, lookup_block, nullptr, nullptr}}; \
+#define QK_ELEMENTWISE_ROWS                                                              \
+  static const ElementwiseRow elementwise_rows[] = {                                     \
+      QK_ELEMENTWISE_OF("s8", int8_t),                                                   \
+      QK_ELEMENTWISE_OF("u8", uint8_t),                                                  \
+      QK_ELEMENTWISE_OF("s16", int16_t),                                                 \
+      QK_ELEMENTWISE_OF("u16", uint16_t),                                                \
+      QK_ELEMENTWISE_DYNAMICS("s8", int8_t),                                             \
+      QK_ELEMENTWISE_DYNAMICS("u8", uint8_t),                                            \
+      QK_NETWORK_ROWS,                                                                   \
+      QK_SOFTMAX("s8", int8_t),                                                          \
+      QK_SOFTMAX("u8", uint8_t),                                                         \
+      {"lookup", "u8u8", QK_STR(QK_ISA), 1, 1, kLookupNs, QK_LOOKUP, nullptr, nullptr}}; \
   const ElementwiseList elementwise_list = {elementwise_rows, int(sizeof elementwise_rows / sizeof *elementwise_rows)};
 
 }  // namespace
