@@ -10,6 +10,7 @@ from qkernels.arrays import from_reals
 from qkernels.dtypes import FLOAT_TYPES, bfloat16, known, short
 from qkernels.kernel import Problem
 from qkernels.ops import elementwise
+from qkernels.ops.on_device import DeviceQTensor
 from qkernels.tensor import QTensor
 
 REALS = {"float32": ("f32", "f4"), "float16": ("f16", "f2"), "bfloat16": ("bf16", "u2"), "float64": ("f64", "f8")}
@@ -28,6 +29,8 @@ def dequantize(q: Any, dtype: Any = "float32") -> Any:
     Source  ONNX DequantizeLinear; torch.dequantize.
     """
     name = known(dtype, FLOAT_TYPES, "dequantize")
+    if isinstance(q, DeviceQTensor):
+        return q.dequantize(name)
     if name == "bfloat16" and _checked(q)._library == "numpy":
         bfloat16()  # or what it needs
     return from_reals(values(_checked(q), name), name, q._library)
@@ -57,8 +60,10 @@ def _checked(q: Any) -> QTensor:
 
 
 def _problem_of(q: Any, dtype: Any = "float32") -> Problem | str:
-    real, _ = REALS[known(dtype, FLOAT_TYPES, "dequantize")]
-    return elementwise.problem_of("dequantize", short(_checked(q)._plain().dtype) + real, q._grain)
+    name = known(dtype, FLOAT_TYPES, "dequantize")
+    if isinstance(q, DeviceQTensor):
+        return q.dequantize_problem(name)
+    return elementwise.problem_of("dequantize", short(_checked(q)._plain().dtype) + REALS[name][0], q._grain)
 
 
 dequantize.problem_of = _problem_of  # type: ignore[attr-defined]
