@@ -20,11 +20,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import onnx_peers
-import text_lines
 
+import onnx_peers
 import qkernels as qk
 import qkernels.onnx
+import text_lines
 from qkernels.bench import timing
 
 HEIGHT, WIDTH = 48, 320  # of the recogniser's input
@@ -167,9 +167,7 @@ def _steps(scores: np.ndarray) -> np.ndarray:
     return scores.reshape(-1, scores.shape[-1])
 
 
-def times(
-    task: Task, calls: dict[str, onnx_peers.Call], x: np.ndarray, threads: int, rounds: int = 15
-) -> Iterator[str]:
+def times(task: Task, calls: dict[str, onnx_peers.Call], x: np.ndarray, threads: int, rounds: int = 15) -> Iterator[str]:
     """ms a line of everybody, interleaved."""
     samples = timing.interleave(
         {name: (lambda call=call: call(x)) for name, call in calls.items()}, rounds=rounds, seconds=20, idle=0.01

@@ -1,5 +1,5 @@
 """ONNX Runtime says the same of the ops between products: QLinearAdd, QLinearMul, QLinearConcat, QLinearSigmoid,
-QLinearLeakyRelu, Clip, MaxPool, QLinearAveragePool, QLinearGlobalAveragePool, QLinearSoftmax: a thousand random cases each.
+QLinearLeakyRelu, Clip, MaxPool, QLinearAveragePool, QLinearGlobalAveragePool, QLinearSoftmax, in a thousand cases each.
 
 Scales and zero points are inputs of the models, so that a session serves many cases.
 """

@@ -38,6 +38,7 @@ def lookup(q: QTensor, function: Any, out_scale: Any = None, out_zero_point: Any
     if _is_table(function):
         table = _given(function, x)
     elif isinstance(function, str):
+        assert isinstance(x._zero, int)
         table = _named(function, x.dtype, network.scale_of(x), x._zero, scale, zero)
     else:
         table = _made(_function(function), x, scale, zero)
@@ -57,6 +58,7 @@ def rescaled(q: QTensor, scale: np.float32, zero: int) -> np.ndarray:
     """q's codes in another scale and zero point: themselves where these are its own."""
     if network.scale_of(q) == scale and q._zero == zero:
         return q._plain()
+    assert isinstance(q._zero, int)
     return by_table(q._plain(), _named(None, q.dtype, network.scale_of(q), q._zero, scale, zero))
 
 
