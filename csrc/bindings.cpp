@@ -6,6 +6,7 @@
 #include <string>
 
 #include "bind_conv.h"
+#include "bind_pools.h"
 #include "bind_topk.h"
 #include "cpu/features.h"
 #include "cpu/pack.h"
@@ -14,6 +15,7 @@
 #include "cpu/threads.h"
 #include "elementwise_door.h"
 #include "fast_call.h"
+#include "fast_elements.h"
 #include "linear.h"
 #include "views.h"
 
@@ -171,11 +173,13 @@ QK_PYBIND11_MODULE(QK_MODULE, m) {
   m.def("available_cpus", &available_cpus, "By affinity mask and cgroup quota.");
   m.def("cache_bytes", &cache_bytes, py::arg("level"));
   add_elementwise(m.ptr());
+  add_pools(m.ptr());
   add_linear(m);
   add_conv(m);
   add_int4(m);
   add_topk(m);
   add_fast_call(m.ptr());
+  add_fast_elements(m.ptr());
   add_fast_linear(m.ptr());
   add_fast_tensors(m.ptr());
 #ifdef QK_EMULATE

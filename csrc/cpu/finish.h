@@ -5,11 +5,12 @@
 // Columns are walked in vectors, rows inside, so that what belongs to columns is loaded once a tile. Half-to-even codes
 // and real numbers are made here; the other roundings by epilogue.h, a row at a time. Rules: docs/arithmetic.md A5, A6;
 // no product and sum are contracted. min and max leave a NaN and −0 in their second operand alone (A6's clamp).
-// f16, bf16 and the curves go through rows of real numbers in L1 (curves.h).
+// f16, bf16 and the curves go through rows of real numbers in L1 (reals.h, curves.h).
 #pragma once
 #include "../epilogue.h"
 #include "curves.h"
 #include "epilogue.h"
+#include "reals.h"
 
 namespace qk {
 namespace QK_ISA {
@@ -100,19 +101,9 @@ QK_INLINE inline void for_vectors(idx cols, const Run& run) {
 }
 
 inline void cast_row(const Epilogue& e, const float* y, idx i, idx j, idx n) {
-  if (e.type == Written::f32) {
-    float* const to = out_row<float>(e, i, j);
-    for (idx c = 0; c < n; ++c) to[c] = y[c];
-  } else if (e.type == Written::f16) {
-    cast_row_f16(y, out_row<uint16_t>(e, i, j), n);
-  } else {
-    uint16_t* const to = out_row<uint16_t>(e, i, j);
-    for (idx c = 0; c < n; ++c) {
-      const uint32_t bits = bits_of(y[c]), rounded = bits + 0x7FFFu + (bits >> 16 & 1u);
-      const bool nan = (bits & 0x7FFFFFFFu) > 0x7F800000u;
-      to[c] = uint16_t(nan ? bits >> 16 | 0x40u : rounded >> 16);
-    }
-  }
+  if (e.type == Written::f32) memcpy(out_row<float>(e, i, j), y, size_t(n) * 4);
+  else if (e.type == Written::f16) narrow(y, out_row<Half>(e, i, j), n);
+  else narrow(y, out_row<Bfloat>(e, i, j), n);
 }
 
 // float32 results where the sums were.

@@ -314,6 +314,37 @@ QK_OF(void, _mm256_stream_si256, (__m256i * p, __m256i x), streamed(p, x))
 QK_OF(void, _mm512_stream_si512, (__m512i * p, __m512i x), streamed(p, x))
 [[maybe_unused]] void _mm_sfence() {}
 
+// ---------------------------------------------------------------- bytes by masks (lookup512.h)
+
+using __mmask64 = uint64_t;
+
+[[maybe_unused]] __m512i _mm512_broadcast_i32x4(__m128i x) {
+  __m512i z;
+  for (int i = 0; i < 64; ++i) z.set(i, x.at<uint8_t>(i % 16));
+  return z;
+}
+[[maybe_unused]] __mmask64 _mm512_movepi8_mask(__m512i x) {
+  __mmask64 mask = 0;
+  for (int i = 0; i < 64; ++i) mask |= uint64_t(x.at<uint8_t>(i) >> 7) << i;
+  return mask;
+}
+[[maybe_unused]] __m512i _mm512_mask_blend_epi8(__mmask64 mask, __m512i x, __m512i y) {
+  for (int i = 0; i < 64; ++i)
+    if (mask >> i & 1) x.set(i, y.at<uint8_t>(i));
+  return x;
+}
+// In each 16 bytes; an index with its highest bit set gives 0.
+[[maybe_unused]] __m512i _mm512_shuffle_epi8(__m512i x, __m512i index) {
+  __m512i z;
+  for (int i = 0; i < 64; ++i) {
+    const uint8_t at = index.at<uint8_t>(i);
+    z.set(i, at & 0x80 ? uint8_t(0) : x.at<uint8_t>(i / 16 * 16 + (at & 15)));
+  }
+  return z;
+}
+QK_OF(__m512i, _mm512_mask_shuffle_epi8, (__m512i other, __mmask64 mask, __m512i x, __m512i index),
+      _mm512_mask_blend_epi8(mask, other, _mm512_shuffle_epi8(x, index)))
+
 #undef QK_OF
 #undef QK_BOTH
 
