@@ -84,9 +84,10 @@ def _run_depthwise(
 def _ready(
     module: Any, depthwise: bool, index: int, x: np.ndarray, w: PackedConv, conv: Conv, out: np.ndarray, x_zero: int,
     by: Epilogue,
-) -> Callable[[np.ndarray, np.ndarray], None] | None:  # fmt: skip
-    """`run` of which only x and out are left open: C contiguous, of these sizes. None where that cannot be."""
-    if by.residual is not None or not w.fits(by.w_zero):
+) -> Callable[..., None] | None:  # fmt: skip
+    """`run` of which only x, out and the residual's codes are left open: C contiguous, of these sizes. None where that
+    cannot be."""
+    if (by.residual is not None and by.residual.itemsize > 1) or not w.fits(by.w_zero):
         return None
     matrices = conv.groups // merged(conv.groups, conv.filters)
     signed = w.dtype.kind == "i"
