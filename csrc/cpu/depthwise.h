@@ -14,23 +14,18 @@
 // Weight zero points: Σ(a − za)(w − zw) = Σ(a − za)w − zw·(Σa − taps·za); Σa is the same loop with weights of one.
 //
 // `D` names the instruction set: kChannels (of one Quads register or pair), Quads, Sum, kSums (how many Sums to keep),
-// kFlip, activations(p), weights(p), start(int32*), dot(Sum, Quads, Quads), store(Sum, int32*), interleave(rows, n, to).
+// kFlip, activations(p), weights(p), start(int32*), dot(Sum, Quads, Quads), store(Sum, int32*), interleave(rows, n, to); kFinishes: depthwise_codes.h.
 #pragma once
 #include <string.h>
 
 #include "conv.h"
+#include "depthwise_codes.h"
 #include "finish.h"
 #include "unroll.h"
 
 namespace qk {
 namespace QK_ISA {
 namespace {
-
-struct QuadSteps {                       // bytes between …
-  idx pixel, tap, group;                 // of quads: output pixels, taps in a row, groups of four rows
-  idx w_tap, w_group, w_row;             // of weights: likewise, and output rows
-  idx groups, taps, out_pixel, out_row;  // counts; elements of the sums between pixels and rows
-};
 
 template <class D, int Rows, int Pixels>
 inline void depthwise_pixels(const QuadSteps& s, const uint8_t* q0, const uint8_t* w0, const int32_t* start,
@@ -176,6 +171,9 @@ struct Depthwise {
         const idx columns = (pixels - 1) * s.stride[2] + (s.kernel[2] - 1) * s.dilation[2] + 1;
         quads(job, p, job.x + image * job.x_step[0], row * s.stride[1] - s.before[1], x * s.stride[2] - s.before[2],
               columns, at + p.zeros, at);
+        if (!job.w_zero &&
+            finished_segment<D>(rest, steps, {at, job.w, start, line, x, rows, pixels, s.out[2], s.channels}))
+          continue;
         segment(steps, rows, at, job.w, kGroup, start, s.channels, pixels, tile);
         if (job.w_zero) {
           segment(of_ones, rows, at, at + p.ones, 0, nullptr, s.channels, pixels, second);
@@ -212,6 +210,7 @@ struct Depthwise {
 // Any CPU: four products at a time, for the compiler to arrange. 16-bit factors, as the portable gemm.
 template <bool ASigned, bool WSigned>
 struct PlainQuads {
+  static constexpr bool kFinishes = false;
   static constexpr idx kChannels = 4;
   static constexpr int kSums = 4;
   static constexpr unsigned kFlip = 0;
@@ -267,6 +266,8 @@ inline void interleave_rows(const uint8_t* const* rows, idx n, uint8_t* dst) {
 // The byte dot product: V as of vnni.h, B interleaves.
 template <class V, class B, bool ASigned, bool WSigned, int Sums>
 struct VnniQuads {
+  static constexpr bool kFinishes = true;      // a Sum is a vector of Lanes
+  static constexpr int kMostSums = V::kLanes;  // with temporaries, what the registers hold
   static constexpr idx kChannels = V::kLanes;
   static constexpr int kSums = Sums;
   static constexpr unsigned kFlip = ASigned == WSigned ? 0x80 : 0;
@@ -284,6 +285,7 @@ struct VnniQuads {
 // 16-bit factors: V as of widen.h. Two registers, whose pairs of lanes are joined when they are stored.
 template <class V, class B, bool ASigned, bool WSigned, int Sums>
 struct WidenQuads {
+  static constexpr bool kFinishes = false;
   static constexpr idx kChannels = 2 * V::kCols;
   static constexpr int kSums = Sums;
   static constexpr unsigned kFlip = 0;

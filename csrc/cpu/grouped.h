@@ -1,0 +1,133 @@
+// Convolutions of small groups without a matrix product: a filter in each lane, four channels of its group in the bytes.
+//
+//   a pixel, groups of 4          c0 c1 c2 c3 | c4 …                spread once for all taps that read the pixel:
+//   a vector of 16 filters        the dword of its group in every lane: one permutation for 16 filters and 4 channels
+//
+// `D` is that of depthwise.h with a Spread(filters, quads, quad, bytes), called with (pixel, its dwords). From there it is a depthwise convolution whose quads are channels, not taps of a column: depthwise_codes.h sums, over
+// kernel rows and over kernel columns times quads of a group.
+// Why not the product with merged groups: of its block-diagonal weights three quarters are zeros at 4 channels a group,
+// and its windows are gathered for every merged group: 400 µs at 3×3, 32 groups, 128@56.
+// Weights come as n16k4; the dwords of a filter's own group are picked out of the merged ones at every call.
+#pragma once
+#include <string.h>
+
+#include "depthwise.h"
+
+namespace qk {
+namespace QK_ISA {
+namespace {
+
+template <class D>
+struct Grouped {
+  static constexpr idx kSpreadBytes = 24 << 10;  // of a segment: what leaves room in L1
+  static constexpr idx kLoad = 64;               // bytes of a pixel that a vector of filters may read
+
+  struct Plan {
+    idx depth, per, quads, pixel, pixels, columns;  // of a group: channels, filters, quads; bytes of a spread pixel
+    idx spread, weights, start, total;              // scratch
+  };
+
+  static Plan plan(const ConvJob& job) {
+    const ConvShape& s = job.shape;
+    Plan p;
+    p.depth = s.channels / s.groups, p.per = s.filters / s.groups;
+    p.quads = p.depth / kGroup;
+    p.pixel = p.quads * s.filters * kGroup;
+    const idx reach = (s.kernel[2] - 1) * s.dilation[2] + 1;
+    const idx fits = kSpreadBytes / (s.kernel[1] * p.pixel);
+    p.pixels = min_of(max_of((fits - reach) / s.stride[2] + 1, 4), s.out[2]);
+    p.columns = (p.pixels - 1) * s.stride[2] + reach;
+    p.spread = s.kernel[1] * p.columns * p.pixel;
+    p.weights = p.spread + s.kernel[1] * s.kernel[2] * p.pixel;
+    p.start = p.weights;
+    p.total = p.start + s.filters * 4;
+    return p;
+  }
+
+  static size_t scratch_bytes(const ConvJob& job) { return size_t(plan(job).total); }
+
+  static bool takes(const ConvJob& job) {
+    const ConvShape& s = job.shape;
+    const idx depth = s.channels / s.groups, per = s.filters / s.groups;
+    const bool flat = s.kernel[0] == 1 && s.size[0] == 1 && s.out[0] == 1 && s.before[0] == 0;
+    const idx together = per < D::kChannels ? D::kChannels / per : 1;  // groups of a vector
+    return flat && s.groups > 1 && depth % kGroup == 0 && together * depth <= kLoad && !job.w_zero &&
+           (D::kChannels % per == 0 || per % D::kChannels == 0) && s.filters / job.matrices % kPanel == 0 &&
+           (s.dilation[2] == 1 || depth == kGroup) && s.out[2] * s.filters >= 4 * D::kChannels &&
+           makes_codes(*job.epilogue);
+  }
+
+  // [tap][quad][filter] dwords of n16k4 with merged groups.
+  static void pick(const ConvJob& job, const Plan& p, uint8_t* to) {
+    const ConvShape& s = job.shape;
+    const idx taps = s.kernel[1] * s.kernel[2], of_matrix = s.filters / job.matrices;
+    const idx channels = s.channels / job.matrices, whole = padded(taps * channels, kPackedK);
+    for (idx tap = 0; tap < taps; ++tap)
+      for (idx d = 0; d < p.quads; ++d)
+        for (idx f = 0; f < s.filters; ++f, to += kGroup) {
+          const idx column = f % of_matrix, k = tap * channels + column / p.per * p.depth + d * kGroup;
+          const uint8_t* const panel = job.w + (f / of_matrix * of_matrix + column / kPanel * kPanel) * whole;
+          memcpy(to, panel + k * kPanel + column % kPanel * kGroup, kGroup);
+        }
+  }
+
+  // Columns left … of image row h, each as its quads for all filters.
+  static void spread(const ConvJob& job, const Plan& p, const uint8_t* image, idx h, idx left, idx columns,
+                     uint8_t* dst) {
+    const ConvShape& s = job.shape;
+    const int outside = uint8_t(job.x_zero ^ int(D::kFlip));
+    const bool inside = h >= 0 && h < s.size[1];
+    const idx first = inside ? min_of(max_of(-left, 0), columns) : columns;
+    const idx last = inside ? max_of(min_of(s.size[2] - left, columns), first) : columns;
+    memset(dst, outside, size_t(first * p.pixel));
+    memset(dst + last * p.pixel, outside, size_t((columns - last) * p.pixel));
+    for (idx f = 0; f < s.filters && inside; f += D::kChannels) {
+      const idx group = f / p.per;
+      for (idx d = 0; d < p.quads; ++d) {
+        const typename D::Spread by(p.per, p.quads, d, min_of(kLoad, s.channels - group * p.depth));
+        const uint8_t* from = image + h * job.x_step[2] + (left + first) * job.x_step[3] + group * p.depth;
+        uint8_t* to = dst + first * p.pixel + (d * s.filters + f) * kGroup;
+        for (idx i = first; i < last; ++i, from += job.x_step[3], to += p.pixel) by(from, to);
+      }
+    }
+  }
+
+  // Output rows lines.begin … of all images, one below the other.
+  static void block(const ConvJob& job, Range lines, void* scratch) {
+    const ConvShape& s = job.shape;
+    const Plan p = plan(job);
+    uint8_t *const at = static_cast<uint8_t*>(scratch), *const w = at + p.spread;
+    int32_t* const start = reinterpret_cast<int32_t*>(at + p.start);
+    Epilogue rest = *job.epilogue;
+    for (idx f = 0; f < s.filters; ++f)
+      start[f] = int32_t(uint32_t(rest.bias ? rest.bias[f] : 0) - uint32_t(D::kShift) * uint32_t(job.w_sums[f]));
+    rest.bias = nullptr;
+    pick(job, p, w);
+    const idx quad = s.filters * kGroup;
+    const QuadSteps steps = {s.stride[2] * p.pixel,
+                             p.quads > 1 ? quad : s.dilation[2] * p.pixel,
+                             p.columns * p.pixel,
+                             quad,
+                             s.kernel[2] * p.pixel,
+                             0,
+                             s.kernel[1],
+                             s.kernel[2] * p.quads,
+                             0,
+                             0};
+    for (idx line = lines.begin; line < lines.end; ++line) {
+      const uint8_t* const image = job.x + line / s.out[1] * job.x_step[0];
+      const idx top = line % s.out[1] * s.stride[1] - s.before[1];
+      for (idx x = 0; x < s.out[2]; x += p.pixels) {
+        x = max_of(min_of(x, s.out[2] - p.pixels), 0);  // the last overlaps the one before
+        for (idx t = 0; t < s.kernel[1]; ++t)
+          spread(job, p, image, top + t * s.dilation[1], x * s.stride[2] - s.before[2], p.columns,
+                 at + t * p.columns * p.pixel);
+        finished_segment<D>(rest, steps, {at, w, start, line, x, 1, p.pixels, s.out[2], s.filters});
+      }
+    }
+  }
+};
+
+}  // namespace
+}  // namespace QK_ISA
+}  // namespace qk
