@@ -76,7 +76,7 @@ struct Depthwise {
 
   struct Plan {                                   // sizes, and how scratch is divided
     idx channels, rows, groups, pixels, columns;  // channels padded; of a segment: output rows, quads, pixels, columns
-    idx quads, tile, second, start, ones, zeros, total;
+    idx quads, tile, second, start, ones, zeros, records, total;
   };
 
   static Plan plan(const ConvJob& job) {
@@ -96,7 +96,8 @@ struct Depthwise {
     p.start = p.second + (job.w_zero ? tile_bytes : 0);
     p.ones = p.start + p.channels * 4;
     p.zeros = p.ones + (job.w_zero ? p.rows * p.groups * s.kernel[2] * kPanel * kGroup : 0);
-    p.total = p.zeros + padded(p.columns * s.channels, 64);
+    p.records = padded(p.zeros + p.columns * s.channels, 64);
+    p.total = p.records + p.channels * kGroup * (2 + p.groups * s.kernel[2] * p.rows);
     return p;
   }
 
@@ -163,6 +164,7 @@ struct Depthwise {
     of_ones.w_tap = kPanel * kGroup, of_ones.w_group = of_ones.w_tap * s.kernel[2];
     of_ones.w_row = of_ones.w_group * p.groups;
     if (job.w_zero) ones(job, p, of_ones, at + p.ones);
+    idx records_of = 0;  // so many output rows
     for (idx line = lines.begin; line < lines.end;) {
       const idx image = line / s.out[1], row = line % s.out[1];
       const idx rows = min_of(min_of(p.rows, s.out[1] - row), lines.end - line);
@@ -171,9 +173,12 @@ struct Depthwise {
         const idx columns = (pixels - 1) * s.stride[2] + (s.kernel[2] - 1) * s.dilation[2] + 1;
         quads(job, p, job.x + image * job.x_step[0], row * s.stride[1] - s.before[1], x * s.stride[2] - s.before[2],
               columns, at + p.zeros, at);
-        if (!job.w_zero &&
-            finished_segment<D>(rest, steps, {at, job.w, start, line, x, rows, pixels, s.out[2], s.channels}))
+        if (finishes<D>(rest, rows, s.channels, pixels) && !job.w_zero) {
+          if (records_of != rows) write_records<Lanes>(steps, job.w, start, rest.m, rows, s.channels, at + p.records);
+          records_of = rows;
+          finish_segment<D>(rest, steps, {at, at + p.records, line, x, rows, pixels, s.out[2], s.channels});
           continue;
+        }
         segment(steps, rows, at, job.w, kGroup, start, s.channels, pixels, tile);
         if (job.w_zero) {
           segment(of_ones, rows, at, at + p.ones, 0, nullptr, s.channels, pixels, second);

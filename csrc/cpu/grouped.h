@@ -24,7 +24,7 @@ struct Grouped {
 
   struct Plan {
     idx depth, per, quads, pixel, pixels, columns;  // of a group: channels, filters, quads; bytes of a spread pixel
-    idx spread, weights, start, total;              // scratch
+    idx spread, weights, start, records, total;     // scratch
   };
 
   static Plan plan(const ConvJob& job) {
@@ -40,7 +40,8 @@ struct Grouped {
     p.spread = s.kernel[1] * p.columns * p.pixel;
     p.weights = p.spread + s.kernel[1] * s.kernel[2] * p.pixel;
     p.start = p.weights;
-    p.total = p.start + s.filters * 4;
+    p.records = p.start + s.filters * 4;
+    p.total = p.records + s.filters * kGroup * (2 + s.kernel[1] * s.kernel[2] * p.quads);
     return p;
   }
 
@@ -53,8 +54,8 @@ struct Grouped {
     const idx together = per < D::kChannels ? D::kChannels / per : 1;  // groups of a vector
     return flat && s.groups > 1 && depth % kGroup == 0 && together * depth <= kLoad && !job.w_zero &&
            (D::kChannels % per == 0 || per % D::kChannels == 0) && s.filters / job.matrices % kPanel == 0 &&
-           (s.dilation[2] == 1 || depth == kGroup) && s.out[2] * s.filters >= 4 * D::kChannels &&
-           makes_codes(*job.epilogue);
+           (s.dilation[2] == 1 || depth == kGroup) &&
+           finishes<D>(*job.epilogue, 1, s.filters, min_of(plan(job).pixels, s.out[2]));
   }
 
   // [tap][quad][filter] dwords of n16k4 with merged groups.
@@ -114,6 +115,8 @@ struct Grouped {
                              s.kernel[2] * p.quads,
                              0,
                              0};
+    uint8_t* const records = at + p.records;
+    write_records<Lanes>(steps, w, start, rest.m, 1, s.filters, records);
     for (idx line = lines.begin; line < lines.end; ++line) {
       const uint8_t* const image = job.x + line / s.out[1] * job.x_step[0];
       const idx top = line % s.out[1] * s.stride[1] - s.before[1];
@@ -122,7 +125,7 @@ struct Grouped {
         for (idx t = 0; t < s.kernel[1]; ++t)
           spread(job, p, image, top + t * s.dilation[1], x * s.stride[2] - s.before[2], p.columns,
                  at + t * p.columns * p.pixel);
-        finished_segment<D>(rest, steps, {at, w, start, line, x, 1, p.pixels, s.out[2], s.filters});
+        finish_segment<D>(rest, steps, {at, records, line, x, 1, p.pixels, s.out[2], s.filters});
       }
     }
   }

@@ -196,6 +196,10 @@ QK_OF(__m256i, _mm256_adds_epi16, (__m256i x, __m256i y),
       map2<int16_t>(x, y, [](int a, int b) { return saturated<int16_t>(a + b); }))
 QK_OF(__m512i, _mm512_adds_epi16, (__m512i x, __m512i y),
       map2<int16_t>(x, y, [](int a, int b) { return saturated<int16_t>(a + b); }))
+QK_OF(__m256i, _mm256_max_epi8, (__m256i x, __m256i y),
+      (map2<int8_t>(x, y, [](int a, int b) { return a > b ? a : b; })))
+QK_OF(__m256i, _mm256_max_epu8, (__m256i x, __m256i y),
+      (map2<uint8_t>(x, y, [](int a, int b) { return a > b ? a : b; })))
 QK_OF(__m512i, _mm512_max_epi8, (__m512i x, __m512i y),
       (map2<int8_t>(x, y, [](int a, int b) { return a > b ? a : b; })))
 QK_OF(__m512i, _mm512_max_epu8, (__m512i x, __m512i y),
