@@ -20,11 +20,12 @@ namespace {
 template <class D>
 struct Grouped {
   static constexpr idx kSpreadBytes = 24 << 10;  // of a segment: what leaves room in L1
-  static constexpr idx kLoad = 64;               // bytes of a pixel that a vector of filters may read
+  static constexpr idx kMostDepth = 8;           // with 16 channels a group the product on AMX takes 40 % of this
 
   struct Plan {
     idx depth, per, quads, pixel, pixels, columns;  // of a group: channels, filters, quads; bytes of a spread pixel
-    idx spread, weights, start, records, total;     // scratch
+    idx rings, ring;                                // turns of the kernel rows, bytes of the records of one
+    idx weights, start, records, total;             // scratch
   };
 
   static Plan plan(const ConvJob& job) {
@@ -37,11 +38,12 @@ struct Grouped {
     const idx fits = kSpreadBytes / (s.kernel[1] * p.pixel);
     p.pixels = min_of(max_of((fits - reach) / s.stride[2] + 1, 4), s.out[2]);
     p.columns = (p.pixels - 1) * s.stride[2] + reach;
-    p.spread = s.kernel[1] * p.columns * p.pixel;
-    p.weights = p.spread + s.kernel[1] * s.kernel[2] * p.pixel;
-    p.start = p.weights;
-    p.records = p.start + s.filters * 4;
-    p.total = p.records + s.filters * kGroup * (2 + s.kernel[1] * s.kernel[2] * p.quads);
+    p.weights = s.kernel[1] * p.columns * p.pixel;  // behind the ring of spread rows
+    p.start = p.weights + s.kernel[1] * s.kernel[2] * p.pixel;
+    p.records = padded(p.start + s.filters * 4, 64);
+    p.rings = s.dilation[1] == 1 ? s.kernel[1] : 1;
+    p.ring = s.filters * kGroup * (2 + s.kernel[1] * s.kernel[2] * p.quads);
+    p.total = p.records + (p.rings + 1) * p.ring;
     return p;
   }
 
@@ -52,9 +54,9 @@ struct Grouped {
     const idx depth = s.channels / s.groups, per = s.filters / s.groups;
     const bool flat = s.kernel[0] == 1 && s.size[0] == 1 && s.out[0] == 1 && s.before[0] == 0;
     const idx together = per < D::kChannels ? D::kChannels / per : 1;  // groups of a vector
-    return flat && s.groups > 1 && depth % kGroup == 0 && together * depth <= kLoad && !job.w_zero &&
-           (D::kChannels % per == 0 || per % D::kChannels == 0) && s.filters / job.matrices % kPanel == 0 &&
-           (s.dilation[2] == 1 || depth == kGroup) &&
+    return flat && s.groups > 1 && depth % kGroup == 0 && depth <= kMostDepth && together * depth <= 64 &&
+           !job.w_zero && (D::kChannels % per == 0 || per % D::kChannels == 0) &&
+           s.filters / job.matrices % kPanel == 0 && (s.dilation[2] == 1 || depth == kGroup) &&
            finishes<D>(*job.epilogue, 1, s.filters, min_of(plan(job).pixels, s.out[2]));
   }
 
@@ -73,41 +75,58 @@ struct Grouped {
   }
 
   // Columns left … of image row h, each as its quads for all filters.
-  static void spread(const ConvJob& job, const Plan& p, const uint8_t* image, idx h, idx left, idx columns,
-                     uint8_t* dst) {
+  static void spread(const ConvJob& job, const Plan& p, const uint8_t* image, idx h, idx left, uint8_t* dst) {
     const ConvShape& s = job.shape;
     const int outside = uint8_t(job.x_zero ^ int(D::kFlip));
     const bool inside = h >= 0 && h < s.size[1];
-    const idx first = inside ? min_of(max_of(-left, 0), columns) : columns;
-    const idx last = inside ? max_of(min_of(s.size[2] - left, columns), first) : columns;
+    const idx first = inside ? min_of(max_of(-left, 0), p.columns) : p.columns;
+    const idx last = inside ? max_of(min_of(s.size[2] - left, p.columns), first) : p.columns;
     memset(dst, outside, size_t(first * p.pixel));
-    memset(dst + last * p.pixel, outside, size_t((columns - last) * p.pixel));
-    for (idx f = 0; f < s.filters && inside; f += D::kChannels) {
-      const idx group = f / p.per;
-      for (idx d = 0; d < p.quads; ++d) {
-        const typename D::Spread by(p.per, p.quads, d, min_of(kLoad, s.channels - group * p.depth));
-        const uint8_t* from = image + h * job.x_step[2] + (left + first) * job.x_step[3] + group * p.depth;
-        uint8_t* to = dst + first * p.pixel + (d * s.filters + f) * kGroup;
-        for (idx i = first; i < last; ++i, from += job.x_step[3], to += p.pixel) by(from, to);
+    memset(dst + last * p.pixel, outside, size_t((p.columns - last) * p.pixel));
+    if (!inside) return;
+    const idx together = max_of(D::kChannels / p.per, 1), each = max_of(p.per / D::kChannels, 1);  // groups, vectors
+    const idx bytes = together * p.depth, blocks = s.groups / together;
+    for (idx d = 0; d < p.quads; ++d) {
+      const typename D::Spread by(p.per, p.quads, d, bytes);
+      const uint8_t* pixel = image + h * job.x_step[2] + (left + first) * job.x_step[3];
+      uint8_t* to = dst + first * p.pixel + d * s.filters * kGroup;
+      for (idx i = first; i < last; ++i, pixel += job.x_step[3], to += p.pixel) {
+        uint8_t* vector = to;
+        for (idx b = 0; b < blocks; ++b)
+          for (idx v = 0; v < each; ++v, vector += D::kChannels * kGroup) by(pixel + b * bytes, vector);
       }
     }
   }
 
-  // Output rows lines.begin … of all images, one below the other.
+  // The weights of kernel row t where `top` more rows of the image have passed: rows lie in a ring.
+  static void write_rings(const ConvJob& job, const Plan& p, const QuadSteps& steps, const uint8_t* w,
+                          const int32_t* start, uint8_t* records) {
+    const ConvShape& s = job.shape;
+    const idx bytes = p.pixel * s.kernel[2];  // of a kernel row
+    uint8_t* const turned = records + p.rings * p.ring;
+    for (idx r = 0; r < p.rings; ++r, records += p.ring) {
+      for (idx t = 0; t < s.kernel[1]; ++t)
+        memcpy(turned + (t + r) % s.kernel[1] * bytes, w + t * bytes, size_t(bytes));
+      write_records<Lanes>(steps, turned, start, job.epilogue->m, 1, s.filters, records);
+    }
+  }
+
+  // Output rows lines.begin … of all images, one below the other: in strips of columns, so that an image row is spread
+  // once for all kernel rows that read it.
   static void block(const ConvJob& job, Range lines, void* scratch) {
     const ConvShape& s = job.shape;
     const Plan p = plan(job);
-    uint8_t *const at = static_cast<uint8_t*>(scratch), *const w = at + p.spread;
+    uint8_t *const at = static_cast<uint8_t*>(scratch), *const w = at + p.weights, *const records = at + p.records;
     int32_t* const start = reinterpret_cast<int32_t*>(at + p.start);
     Epilogue rest = *job.epilogue;
     for (idx f = 0; f < s.filters; ++f)
       start[f] = int32_t(uint32_t(rest.bias ? rest.bias[f] : 0) - uint32_t(D::kShift) * uint32_t(job.w_sums[f]));
     rest.bias = nullptr;
     pick(job, p, w);
-    const idx quad = s.filters * kGroup;
+    const idx quad = s.filters * kGroup, row = p.columns * p.pixel;
     const QuadSteps steps = {s.stride[2] * p.pixel,
                              p.quads > 1 ? quad : s.dilation[2] * p.pixel,
-                             p.columns * p.pixel,
+                             row,
                              quad,
                              s.kernel[2] * p.pixel,
                              0,
@@ -115,18 +134,24 @@ struct Grouped {
                              s.kernel[2] * p.quads,
                              0,
                              0};
-    uint8_t* const records = at + p.records;
-    write_records<Lanes>(steps, w, start, rest.m, 1, s.filters, records);
-    for (idx line = lines.begin; line < lines.end; ++line) {
-      const uint8_t* const image = job.x + line / s.out[1] * job.x_step[0];
-      const idx top = line % s.out[1] * s.stride[1] - s.before[1];
+    write_rings(job, p, steps, w, start, records);
+    for (idx from = lines.begin; from < lines.end;) {
+      const idx image = from / s.out[1], end = min_of((image + 1) * s.out[1], lines.end);
       for (idx x = 0; x < s.out[2]; x += p.pixels) {
-        x = max_of(min_of(x, s.out[2] - p.pixels), 0);  // the last overlaps the one before
-        for (idx t = 0; t < s.kernel[1]; ++t)
-          spread(job, p, image, top + t * s.dilation[1], x * s.stride[2] - s.before[2], p.columns,
-                 at + t * p.columns * p.pixel);
-        finish_segment<D>(rest, steps, {at, records, line, x, 1, p.pixels, s.out[2], s.filters});
+        x = max_of(min_of(x, s.out[2] - p.pixels), 0);  // the last strip overlaps the one before
+        idx next = 0;                                   // the image row that is spread next, from the first one's top
+        for (idx line = from; line < end; ++line) {
+          const idx passed = (line - from) * s.stride[1], top = line % s.out[1] * s.stride[1] - s.before[1];
+          if (p.rings == 1) next = 0;
+          for (idx t = p.rings == 1 ? 0 : max_of(next - passed, 0); t < s.kernel[1]; ++t)
+            spread(job, p, job.x + image * job.x_step[0], top + t * s.dilation[1], x * s.stride[2] - s.before[2],
+                   at + (p.rings == 1 ? t : (passed + t) % p.rings) * row);
+          next = passed + s.kernel[1];
+          const idx turn = p.rings == 1 ? 0 : passed % p.rings;
+          finish_segment<D>(rest, steps, {at, records + turn * p.ring, line, x, 1, p.pixels, s.out[2], s.filters});
+        }
       }
+      from = end;
     }
   }
 };
