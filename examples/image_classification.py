@@ -10,17 +10,18 @@ multiply-accumulate runs in an integer kernel; activations are uint8 from the im
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 import efficientnet
 import network_peers
+import numpy as np
 import photographs
+
 import qkernels as qk
 from qkernels.bench import timing
 
@@ -63,7 +64,7 @@ def agreement(layers: efficientnet.Layers, networks: dict[str, efficientnet.Int8
     return found
 
 
-def median_us(call: Callable[[], Any], repeats: int = 50) -> float:
+def median_us(call: Callable[[], Any], repeats: int) -> float:
     call()
     samples = []
     for _ in range(repeats):
@@ -73,19 +74,20 @@ def median_us(call: Callable[[], Any], repeats: int = 50) -> float:
     return float(np.median(samples)) * 1e6
 
 
-def layer_table(network: efficientnet.Int8Network, image: qk.QTensor) -> str:
+def layer_table(network: efficientnet.Int8Network, image: qk.QTensor, repeats: int = 50) -> str:
     """Every layer's kernel, work and time, called alone with warm caches."""
     results = network.features(image)
     rows = []
     for i, layer in enumerate(network.layers):
         positional, named = network.arguments(i, results)
         kernel = qk.explain(qk.conv2d, *positional, **named).kernel
-        took = median_us(lambda p=positional, n=named: qk.conv2d(*p, **n))
+        took = median_us(functools.partial(qk.conv2d, *positional, **named), repeats)
         rows.append((layer.name, results[i].shape, layer.macs(results[i].shape[1]), kernel, took))
     mean = qk.global_avg_pool(results[-1], layout="NHWC")[:, 0, 0]
     head = mean, network.head, network.head_bias
     kernel = qk.explain(qk.linear, *head).kernel
-    rows.append(("fc", mean.shape, network.head.shape[0] * network.head.shape[1], kernel, median_us(lambda: qk.linear(*head))))
+    took = median_us(functools.partial(qk.linear, *head), repeats)
+    rows.append(("fc", mean.shape, network.head.shape[0] * network.head.shape[1], kernel, took))
     whole = sum(macs for *_, macs, _, _ in rows)
     integer = sum(macs for *_, macs, kernel, _ in rows if kernel is not None and kernel.types.endswith("s32"))
     lines = [f"{'layer':28}{'input':18}{'kernel':36}{'µs':>8}{'% of MACs':>11}{'GOPS':>7}"]
@@ -96,7 +98,9 @@ def layer_table(network: efficientnet.Int8Network, image: qk.QTensor) -> str:
             f"{2e-3 * macs / took:7.0f}"
         )
     took = sum(row[-1] for row in rows)
-    lines.append(f"{whole / 1e6:.0f} million MACs, {100 * integer / whole:.1f} % in integer kernels; {took:.0f} µs in all")
+    lines.append(
+        f"{whole / 1e6:.0f} million MACs, {100 * integer / whole:.1f} % in integer kernels; {took:.0f} µs in all"
+    )
     return "\n".join(lines)
 
 
@@ -148,7 +152,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(found_classes(layers, network), "\n")
     if options.crops:
         for name, (same, cosine) in agreement(layers, networks, options.crops).items():
-            print(f"weights {name}: best class as in float for {same:.3f} of {options.crops} crops, cosine {cosine:.4f}")
+            print(
+                f"weights {name}: best class as in float for {same:.3f} of {options.crops} crops, cosine {cosine:.4f}"
+            )
         print()
     image = photographs.centre(photographs.photographs()["chelsea"])
     if options.layers:

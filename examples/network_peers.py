@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-
 from efficientnet import Int8Network, Layers, float_layer, padding_of
 
 Call = Callable[[], np.ndarray]

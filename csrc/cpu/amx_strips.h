@@ -149,8 +149,8 @@ class Strips {
       // A last panel alone is multiplied twice, side by side: another shape of tiles would empty the pipeline.
       const bool two = block.end - block.begin > kPanel;
       pipe_.shape(rows, two ? 2 : 1);
-      pipe_.multiply(a, a_step, a_stride, w_ + j / kPanel * g_.w_panel + k0 * kPanel,
-                     t.cols > kPanel ? g_.w_panel : 0, ceil_div(k, kTileK), tile, k0 > 0, last);
+      pipe_.multiply(a, a_step, a_stride, w_ + j / kPanel * g_.w_panel + k0 * kPanel, t.cols > kPanel ? g_.w_panel : 0,
+                     ceil_div(k, kTileK), tile, k0 > 0, last);
       tile = next;
     }
   }

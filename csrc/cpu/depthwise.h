@@ -10,11 +10,13 @@
 // edges are whole quads of zero points. With stride 1 the quads serve R = 4·⌈kh/4⌉ − kh + 1 output rows, each with its
 // weights shifted by a byte (layout c4t4, docs/layouts.md): for 3×3, two rows of output from one interleaving, three
 // products an output.
+// Sums that become 8-bit codes never leave the registers (depthwise_codes.h); others go through a tile in L1.
 // Why not nine taps as pairs of 16 bits (pmaddwd), nor widened and multiplied one by one: 5 and 9 products an output.
 // Weight zero points: Σ(a − za)(w − zw) = Σ(a − za)w − zw·(Σa − taps·za); Σa is the same loop with weights of one.
 //
 // `D` names the instruction set: kChannels (of one Quads register or pair), Quads, Sum, kSums (how many Sums to keep),
-// kFlip, activations(p), weights(p), start(int32*), dot(Sum, Quads, Quads), store(Sum, int32*), interleave(rows, n, to); kFinishes: depthwise_codes.h.
+// kFlip, activations(p), weights(p), start(int32*), dot(Sum, Quads, Quads), store(Sum, int32*), interleave(rows, n, to),
+// kFinishes (is a Sum a vector of Lanes, so that depthwise_codes.h takes it?) and, if so, kMostSums.
 #pragma once
 #include <string.h>
 

@@ -21,9 +21,7 @@ GATHER_BYTES_US = 8e3  # windows copied side by side in a microsecond
 def _is_grouped(conv: Conv) -> bool:
     """Is it for csrc/cpu/grouped.h, if nothing but its shape were asked?"""
     depth, per = conv.channels // conv.groups, conv.filters // conv.groups
-    return (
-        conv.groups > 1 and depth in (4, 8) and max(16 // per, 1) * depth <= 64 and (16 % per == 0 or per % 16 == 0)
-    )
+    return conv.groups > 1 and depth in (4, 8) and max(16 // per, 1) * depth <= 64 and (16 % per == 0 or per % 16 == 0)
 
 
 def _judge(row: dict[str, Any], problem: Problem, hardware: Hardware) -> float | str:
