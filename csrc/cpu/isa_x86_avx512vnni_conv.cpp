@@ -3,6 +3,7 @@
 #include "lanes_avx512.h"
 #include "grouped.h"
 #include "interleave512.h"
+#include "rows.h"
 #include "vnni_zmm.h"
 #include "x86.h"
 
