@@ -3,4 +3,7 @@
 #include "gemm_sm80.cu"
 #include "gemm_sm90a.cu"
 #include "general.cu"
+#include "halves_sm80.cu"
 #include "rows.cu"
+#include "weight_rows.cu"
+#include "weights.cu"
