@@ -1,4 +1,6 @@
 // Products with packed weights, as Python calls them.
+#include <string>
+
 #include "bind.h"
 #include "device.h"
 #include "weight_rows.h"
@@ -62,13 +64,20 @@ void check(const WeightRow& row, const WeightProduct& p, int device) {
   require(ceil_to(p.m, row.rows) < 65536, "weights: more rows than a grid has");
   require(w.bits == 4 || w.bits == 8, "weights: 4 or 8 bits");
   require(w.group > 0 && w.group % 32 == 0 && w.groups == ceil_to(w.k, w.group), "weights: groups of a multiple of 32");
-  require(w.scale_type >= kF32 && w.scale_type <= kBf16 && p.x_type >= kF32, "weights: a type");
-  require(aligned(p.x) && p.x_pitch % 16 == 0 && aligned(w.codes) && aligned(w.scales), "weights: not aligned to 16");
-  require(w.zeros == nullptr || aligned(w.zeros), "weights: zero points are not aligned to 16");
+  const std::string kind = row.kind;
+  const bool real = kind == "floats" ? p.x_type <= kBf16 : p.x_type == kF16 || p.x_type == kBf16;
+  require(p.x_type >= kF32 && (kind == "codes" ? p.x_type == kS8 : real), "weights: the type of x");
+  require(w.scale_type >= kF32 && w.scale_type <= kBf16, "weights: the type of scales");
+  require(w.scales || (kind == "codes" && w.bits == 4 && (w.factors || w.groups == 1)), "weights: no scales");
+  require(aligned(p.x) && p.x_pitch % 16 == 0 && aligned(w.codes), "weights: not aligned to 16");
+  for (const void* of_groups : {w.scales, static_cast<const void*>(w.zeros), static_cast<const void*>(w.factors)})
+    require(of_groups == nullptr || aligned(of_groups), "weights: not aligned to 16");
   const int item = p.x_type == kF32 ? 4 : p.x_type >= kS8 ? 1 : 2;
   require(p.m == 1 || p.x_pitch >= w.k * item, "weights: rows overlap");
   const Epilogue& e = p.epilogue;
-  require(e.m == p.m && e.n == w.n && e.out && e.output >= kF32 && e.output <= kBf16, "weights: the epilogue");
+  const bool floats = e.output >= kF32 && e.output <= kBf16, scaled = e.a_scale && e.w_scale;
+  require(e.m == p.m && e.n == w.n && e.k == w.k && e.out && e.output <= kU8, "weights: the epilogue");
+  require(w.scales ? floats : e.output == kS32 || scaled || (e.output >= kS8 && e.m_values), "weights: the epilogue");
 }
 
 void product(int index, const WeightProduct& p, uintptr_t workspace, uintptr_t stream, int device) {

@@ -1,4 +1,5 @@
 // Every kernel and every launch, as one translation unit for a CPU: what tests run (module _cuda_emulated).
+#include "codes_sm80.cu"
 #include "gemm_sm75.cu"
 #include "gemm_sm80.cu"
 #include "gemm_sm90a.cu"

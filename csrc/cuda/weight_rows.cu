@@ -11,6 +11,9 @@ const WeightRow kWeightRows[] = {
     {"16x128", "cuda_sm80", "halves", 16, 128, 4, 80, 999, halves_16},
     {"32x128", "cuda_sm80", "halves", 32, 128, 2, 80, 999, halves_32},
     {"64x256", "cuda_sm80", "halves", 64, 256, 1, 80, 999, halves_64},
+    {"16x128", "cuda_sm80", "codes", 16, 128, 0, 80, 999, codes_16},
+    {"32x256", "cuda_sm80", "codes", 32, 256, 0, 80, 999, codes_32},
+    {"128x128", "cuda_sm80", "codes", 128, 128, 0, 80, 999, codes_128},
     {"4x16", "cuda_dp4a", "floats", 4, 16, 0, 75, 999, any_floats},
 };
 
