@@ -183,6 +183,8 @@ def pack_weights(b: Any) -> Any:
 
 # What ops ask of the GPU's backend beside a kernel's run: where operands lie, and an epilogue of the op's own.
 lies_well, pack_on_device, fused_on_device = cuda.lies_well, cuda.pack, cuda.run_fused
+# And of its packed weights: their arrays there, the name of their layout, the numbers of types.
+DeviceBlocks, layout_on_device, TYPES_ON_DEVICE = cuda.DeviceBlocks, cuda.layout_on_device, cuda.OUTPUTS
 
 
 def pack_conv_weights(w: Any, groups: int, w_zero: Any, depthwise: bool) -> Any:

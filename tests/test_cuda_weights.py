@@ -1,9 +1,7 @@
-"""Products with packed weights, run from their own source by the emulator: real activations within the bound of A11, over
-ragged sizes, groups, zero points, kinds of scales, parts of k; the same bits again; no bank conflicts."""
+"""Products with packed weights, run from their own source by the emulator: real activations within the bound of A11,
+codes exact (A10), over ragged sizes, groups, zero points, kinds of scales, parts of k; no bank conflicts."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import pytest

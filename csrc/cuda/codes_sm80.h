@@ -13,7 +13,10 @@
 
 namespace qk::cuda {
 
-enum class Sums { kFloats, kIntegers };  // scales of groups in floats; two-level factors, or one group and no scale at all
+enum class Sums {
+  kFloats,
+  kIntegers
+};  // scales of groups in floats; two-level factors, or one group and no scale at all
 
 template <int kTiles_, int kPanels_, int kAcross_, int kDown_, int kBits_>
 struct TileCodes {
@@ -113,9 +116,10 @@ codes_sm80(QK_ARGUMENT WeightProduct p) {
   };
 
   GroupWalk walk(p.w, 0);
-  const auto place = [&](int i) {  // of the lane's columns of panel i, in the arrays of groups; 64 further for each group
-    return (panel + i) / 4 * p.w.groups * 64 + g * 8 + (panel + i) % 4 * 2;
-  };
+  const auto place =
+      [&](int i) {  // of the lane's columns of panel i, in the arrays of groups; 64 further for each group
+        return (panel + i) / 4 * p.w.groups * 64 + g * 8 + (panel + i) % 4 * 2;
+      };
   int32_t acc[kPanels][kTiles][4], sums[kTiles][4];
   using Total = typename ByKind<kSums == Sums::kFloats>::Type;
   Total y[kPanels][kTiles][4];
@@ -172,8 +176,8 @@ codes_sm80(QK_ARGUMENT WeightProduct p) {
       QK_UNROLL
       for (int t = 0; t < kTiles; t += 2) {
         uint32_t both[4];
-        ptx::ldmatrix_x4(both, x_stage + chunk_at<64>(warp_row + t * 8 + (lane & 7) + (lane >> 4) * 8,
-                                                      half * 2 + (lane >> 3 & 1)));
+        ptx::ldmatrix_x4(
+            both, x_stage + chunk_at<64>(warp_row + t * 8 + (lane & 7) + (lane >> 4) * 8, half * 2 + (lane >> 3 & 1)));
         x[t][0] = both[0], x[t][1] = both[1], x[t + 1][0] = both[2], x[t + 1][1] = both[3];
       }
       QK_UNROLL

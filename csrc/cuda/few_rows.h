@@ -65,8 +65,8 @@ few_rows(QK_ARGUMENT WeightProduct p) {
         QK_UNROLL
         for (int i = 0; i < 8; ++i) {
           const int step = i / 4, place = i % 2 * 2 + i / 2 % 2;  // in memory 2q, 2q + 8, 2q + 1, 2q + 9
-          const uint32_t code = kBits == 4 ? words[step] >> (8 * place + 4 * column) & 15
-                                           : words[step * 2 + column] >> 8 * place & 255;
+          const uint32_t code =
+              kBits == 4 ? words[step] >> (8 * place + 4 * column) & 15 : words[step * 2 + column] >> 8 * place & 255;
           w[i] = float(int32_t(code) - zero);
         }
         QK_UNROLL
@@ -91,8 +91,7 @@ few_rows(QK_ARGUMENT WeightProduct p) {
   for (int column = 0; column < 2; ++column) {
     float total = y[row][column].sum + y[row][column].lost;
     QK_UNROLL
-    for (int step = 1; step < 4; step *= 2)
-      total = total + as_float(ptx::shuffle(bits_of(total), lane ^ step));
+    for (int step = 1; step < 4; step *= 2) total = total + as_float(ptx::shuffle(bits_of(total), lane ^ step));
     if (q == 0) ptx::store_shared(shared + ((warp * kFewRows + row) * 16 + g + 8 * column) * 4, total);
   }
   ptx::cta_sync();

@@ -46,7 +46,7 @@ struct Offsets {
   uint32_t low, high;  // pairs; of bf16 with 8 bits floats
   QK_DEVICE void set(uint32_t zero_low, uint32_t zero_high) {
     if constexpr (kHalf == ptx::Half::kF16) {
-      low = 0xE400E400u | zero_low * 0x00010001u;                                                        // −1024 − z
+      low = 0xE400E400u | zero_low * 0x00010001u;                                                         // −1024 − z
       high = kBits == 4 ? 0xD400D400u | zero_high * 0x00100010u : 0xE400E400u | zero_high * 0x00010001u;  // −64 − z
     } else if constexpr (kBits == 4) {
       low = 0xC300C300u | zero_low * 0x00010001u;  // −128 − z
@@ -70,7 +70,8 @@ QK_DEVICE void unpack4(uint32_t word, const Offsets<kHalf, 4>& by, uint32_t (&a)
   } else {
     QK_UNROLL
     for (int i = 0; i < 4; ++i)
-      a[i] = ptx::fma_pair<kHalf>(ptx::pick(word >> 4 * i, 0x000F000Fu, 0x43004300u), 0x3F803F80u, i % 2 ? by.high : by.low);
+      a[i] = ptx::fma_pair<kHalf>(ptx::pick(word >> 4 * i, 0x000F000Fu, 0x43004300u), 0x3F803F80u,
+                                  i % 2 ? by.high : by.low);
   }
 }
 
@@ -98,7 +99,8 @@ struct GroupScales {
     if (w.scale_type == kF32) {
       QK_UNROLL
       for (int i = 0; i < kPanels / 2; ++i) {
-        const Words4 four = ptx::load(reinterpret_cast<const Words4*>(static_cast<const float*>(w.scales) + at + 4 * i));
+        const Words4 four =
+            ptx::load(reinterpret_cast<const Words4*>(static_cast<const float*>(w.scales) + at + 4 * i));
         QK_UNROLL
         for (int u = 0; u < 4; ++u) words[4 * i + u] = four.x[u];
       }
@@ -131,8 +133,8 @@ struct GroupZeros {
   QK_DEVICE void load(const Weights& w, int64_t at) {
     QK_UNROLL
     for (int i = 0; i < kPanels / 2; ++i)
-      words[i] = w.zeros ? ptx::load(reinterpret_cast<const uint32_t*>(w.zeros + at) + i)
-                         : uint32_t(w.zero) * 0x01010101u;
+      words[i] =
+          w.zeros ? ptx::load(reinterpret_cast<const uint32_t*>(w.zeros + at) + i) : uint32_t(w.zero) * 0x01010101u;
   }
   QK_DEVICE uint32_t get(int i) const { return words[i / 4] >> i % 4 * 8 & 0xFF; }
 };
@@ -278,8 +280,8 @@ halves_sm80(QK_ARGUMENT WeightProduct p) {
         for (int k = 0; k < 2; ++k) QK_UNROLL
         for (int t = 0; t < kTiles; t += 2) {
           uint32_t both[4];
-          ptx::ldmatrix_x4(both, x_stage + chunk_at<128>(t * 8 + (lane & 7) + (lane >> 4) * 8,
-                                                         half * 4 + k * 2 + (lane >> 3 & 1)));
+          ptx::ldmatrix_x4(
+              both, x_stage + chunk_at<128>(t * 8 + (lane & 7) + (lane >> 4) * 8, half * 4 + k * 2 + (lane >> 3 & 1)));
           x[k][t][0] = both[0], x[k][t][1] = both[1], x[k][t + 1][0] = both[2], x[k][t + 1][1] = both[3];
         }
       }
@@ -324,8 +326,7 @@ halves_sm80(QK_ARGUMENT WeightProduct p) {
     float total[4] = {0, 0, 0, 0};
     QK_UNROLL
     for (int deep = 0; deep < Tile::kDeep; ++deep) {  // ascending: the same bits from run to run
-      const auto words =
-          ptx::load_shared<Words4>(shared + ((deep * Tile::kRows + row) * Tile::kPitch + across) * 4);
+      const auto words = ptx::load_shared<Words4>(shared + ((deep * Tile::kRows + row) * Tile::kPitch + across) * 4);
       QK_UNROLL
       for (int v = 0; v < 4; ++v) total[v] = total[v] + as_float(words.x[v]);
     }

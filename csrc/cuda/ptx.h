@@ -131,12 +131,12 @@ QK_DEVICE void mma_m16n8k32(int32_t (&d)[4], const uint32_t (&a)[4], const uint3
 }
 
 template <bool kASigned, bool kWSigned>
-QK_DEVICE void mma_m8n8k16(int32_t (&d)[2], uint32_t a, uint32_t w){
+QK_DEVICE void mma_m8n8k16(int32_t (&d)[2], uint32_t a, uint32_t w) {
 #define QK_ONE(bytes, words)                                                                      \
   asm volatile("mma.sync.aligned.m8n8k16.row.col.s32." bytes ".s32 {%0,%1}, {%2}, {%3}, {%0,%1};" \
                : "+r"(d[0]), "+r"(d[1])                                                           \
                : "r"(a), "r"(w))
-    QK_BY_TYPES(QK_ONE)
+  QK_BY_TYPES(QK_ONE)
 #undef QK_ONE
 }
 
@@ -179,10 +179,10 @@ QK_DEVICE float fused(float x, float y, float z) { return __fmaf_rn(x, y, z); }
 
 template <Half kHalf>
 QK_DEVICE void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t* w) {
-#define QK_ONE(type)                                                                      \
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." type "." type                     \
-               ".f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"               \
-               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                           \
+#define QK_ONE(type)                                                        \
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." type "." type       \
+               ".f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};" \
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])             \
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(w[0]), "r"(w[1]))
   if constexpr (kHalf == Half::kF16) QK_ONE("f16");
   else QK_ONE("bf16");

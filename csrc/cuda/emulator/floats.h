@@ -39,7 +39,7 @@ inline uint16_t half_of(double x, bool bfloat) {
   // A carry out of the fraction goes into the exponent by itself; below 2^least the exponent's field is 0.
   const auto bits = (static_cast<int64_t>(exponent - least) << fraction_bits) + static_cast<int64_t>(units);
   return bits >= (static_cast<int64_t>(most - least + 2) << fraction_bits) ? sign | infinite
-                                                                            : static_cast<uint16_t>(sign | bits);
+                                                                           : static_cast<uint16_t>(sign | bits);
 }
 
 // Exact for the small integers that kernels make with it: a double holds product and sum.
@@ -63,17 +63,30 @@ inline uint32_t permute(uint32_t x, uint32_t y, uint32_t which) {
   return result;
 }
 
+// 2^exponent of a normal number.
+inline double power(int exponent) {
+  const uint64_t bits = static_cast<uint64_t>(exponent + 1023) << 52;
+  double x;
+  memcpy(&x, &bits, 8);
+  return x;
+}
+
 // sum + eight exact products: aligned to the largest, cut off below 24 bits, added, cut off again.
-inline float cut_sum(float sum, const double (&products)[8]) {
+inline float cut_sum(float sum, const double* products) {
   double largest = std::fabs(static_cast<double>(sum)), plain = sum;
-  for (const double p : products) largest = std::max(largest, std::fabs(p)), plain += p;
+  for (int i = 0; i < 8; ++i) largest = std::max(largest, std::fabs(products[i])), plain += products[i];
   if (largest == 0 || !std::isfinite(plain)) return static_cast<float>(plain);
-  const int unit = std::max(std::ilogb(largest) - 23, -149);
-  double total = std::trunc(std::ldexp(static_cast<double>(sum), -unit));
-  for (const double p : products) total += std::trunc(std::ldexp(p, -unit));
-  if (total == 0) return 0.0f;
-  const int over = std::max(0, std::ilogb(total) - 23);  // bits more than 24
-  return static_cast<float>(std::ldexp(std::trunc(std::ldexp(total, -over)), unit + over));
+  uint64_t bits;
+  memcpy(&bits, &largest, 8);
+  const int unit = std::max(static_cast<int>(bits >> 52) - 1023 - 23, -149);
+  const double scale = power(-unit);
+  auto total = static_cast<int64_t>(sum * scale);
+  for (int i = 0; i < 8; ++i) total += static_cast<int64_t>(products[i] * scale);
+  for (int64_t over = 1; total / over >= 1 << 24 || total / over <= -(1 << 24);) {
+    over *= 2;
+    if (total / over < 1 << 24 && total / over > -(1 << 24)) total = total / over * over;
+  }
+  return static_cast<float>(static_cast<double>(total) * power(unit));
 }
 
 struct MmaFloats {
@@ -87,6 +100,9 @@ inline void mma_floats(float* d, const uint32_t* a, const uint32_t* w) {
   MmaFloats mine{d, a, w};
   meet("mma.m16n8k16", &mine, [](Warp& warp) {
     ++machine.counters.products;
+    static double halves[65536];  // the value of each
+    if (halves[1] == 0)
+      for (int h = 0; h < 65536; ++h) halves[h] = half_value(static_cast<uint16_t>(h), kBfloat);
     double as[16][16], ws[8][16];
     for (int lane = 0; lane < kLanes; ++lane) {
       const auto* one = static_cast<MmaFloats*>(warp.slots[lane]);
@@ -94,9 +110,8 @@ inline void mma_floats(float* d, const uint32_t* a, const uint32_t* w) {
       for (int part = 0; part < 2; ++part)
         for (int x = 0; x < 2; ++x) {
           const int k = 8 * part + 2 * q + x;
-          for (int h = 0; h < 2; ++h)
-            as[g + 8 * h][k] = half_value(static_cast<uint16_t>(one->a[2 * part + h] >> 16 * x), kBfloat);
-          ws[g][k] = half_value(static_cast<uint16_t>(one->w[part] >> 16 * x), kBfloat);
+          for (int h = 0; h < 2; ++h) as[g + 8 * h][k] = halves[one->a[2 * part + h] >> 16 * x & 0xFFFF];
+          ws[g][k] = halves[one->w[part] >> 16 * x & 0xFFFF];
         }
     }
     for (int lane = 0; lane < kLanes; ++lane) {
