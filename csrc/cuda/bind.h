@@ -47,5 +47,6 @@ void number(Bound& bound, const char* name) {
 #define QK_NUMBER(type, name) number<&type::name>(bound, #name)
 
 void bind_weights(py::module_& m);  // bind_weights.cpp
+void bind_conv(py::module_& m);     // bind_conv.cpp
 
 }  // namespace qk::cuda

@@ -278,6 +278,7 @@ QK_PYBIND11_MODULE(QK_MODULE, m) {
   bind_operands(m);
   bind_elementwise(m);
   bind_weights(m);
+  bind_conv(m);
   m.def("rows", &rows, "Every product kernel of this build, as data.");
   m.def(
       "devices",
