@@ -78,8 +78,9 @@ $(VENV)/.peers: bench/peers-requirements.txt $(VENV)/.bench
 	$(PIP) install --quiet -r bench/peers-requirements.txt
 	touch $@
 
-$(VENV)/.test: $(VENV)/.made $(SOURCES)
+$(VENV)/.test: tests/torch-requirements.txt $(VENV)/.made $(SOURCES)
 	$(INSTALL) ".[test]" --config-settings=cmake.define.QKERNELS_EMULATE=ON
+	$(PIP) install --quiet -r $<
 	touch $@
 
 # mypy reads the types of what is installed: NumPy's and the tests' libraries'.

@@ -11,6 +11,7 @@ from qkernels.config import show_config
 from qkernels.conv_weight import PackedConv
 from qkernels.dispatch import explain, kernels, use
 from qkernels.kernel import Kernel, NoKernelError
+from qkernels.library import get_cmake_dir, get_include, get_library
 from qkernels.ops.add import add
 from qkernels.ops.calibrate import calibrate
 from qkernels.ops.concat import concat
@@ -58,6 +59,9 @@ __all__ = [
     "dynamic_quantize",
     "explain",
     "fake_quantize",
+    "get_cmake_dir",
+    "get_include",
+    "get_library",
     "get_num_threads",
     "global_avg_pool",
     "grouped_linear",

@@ -53,6 +53,7 @@ KERNELS: tuple[Kernel, ...] = (
 
 _pattern: ContextVar[str | None] = ContextVar("qkernels.use", default=None)
 _default_pattern = os.environ.get("QKERNELS_USE") or "*"
+_record: ContextVar[list[str] | None] = ContextVar("qkernels.record", default=None)
 
 
 class Explanation:
@@ -129,7 +130,22 @@ def choose(problem: Problem, hardware: Hardware | None = None, pattern: str | No
     if answer.kernel is None:
         same = {k.name for k in KERNELS if k.op == problem.op and k.types == problem.types}
         raise NoKernelError(problem, {name: why for name, why in answer.declined.items() if name in same})
+    names = _record.get()
+    if names is not None:
+        names.append(answer.kernel.name)
     return answer.kernel
+
+
+@contextlib.contextmanager
+def record() -> Iterator[list[str]]:
+    """The names of the kernels that are chosen within the block, in order. Decisions that were made before, and are
+    remembered by a short way in, are not made again: within `use` of another pattern they are."""
+    names: list[str] = []
+    token = _record.set(names)
+    try:
+        yield names
+    finally:
+        _record.reset(token)
 
 
 @contextlib.contextmanager
@@ -183,8 +199,14 @@ def pack_weights(b: Any) -> Any:
 
 # What ops ask of the GPU's backend beside a kernel's run: where operands lie, and an epilogue of the op's own.
 lies_well, pack_on_device, fused_on_device = cuda.lies_well, cuda.pack, cuda.run_fused
-# And of its packed weights: their arrays there, the name of their layout, the numbers of types.
-DeviceBlocks, layout_on_device, TYPES_ON_DEVICE = cuda.DeviceBlocks, cuda.layout_on_device, cuda.OUTPUTS
+# Its packed weights: their arrays there, the name of their layout.
+DeviceBlocks, layout_on_device = cuda.DeviceBlocks, cuda.layout_on_device
+# Its convolutions.
+Filters, arrange_filters = cuda.Filters, cuda.arrange_filters
+# And what comes before or after one: scales of ranges, sums of parts of k in 64 bits.
+Found, find_scales_on_device, add_wide_on_device = cuda.Found, cuda.find_scales, cuda.add_wide
+Factor, prepare_on_device, row_sums_on_device = cuda.Factor, cuda.prepare_codes, cuda.row_sums
+types_on_device = cuda.OUTPUTS
 
 
 def pack_conv_weights(w: Any, groups: int, w_zero: Any, depthwise: bool) -> Any:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 # Every instruction set, or its stand-in, that a kernel's name may end in. `reference` is the executable specification.
 ISAS = (
-    "portable", "x86_avx2", "x86_avxvnni", "x86_avx512bw", "x86_avx512vnni", "x86_amx",
+    "portable", "x86_avx2", "x86_avxvnni", "x86_avx512bw", "x86_avx512vnni", "x86_amx", "x86_amxbf16",
     "arm_neon", "arm_dotprod", "arm_i8mm",
     "cuda_dp4a", "cuda_sm75", "cuda_sm80", "cuda_sm90a",
     "numba", "numba_cuda", "numpy", "reference",

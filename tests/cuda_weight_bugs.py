@@ -9,6 +9,7 @@ WAIT = "ptx::cp_async_wait<Tile::kStages - 2>();"
 FILL_HALVES = "if (step + Tile::kStages - 1 < each) fill(step + Tile::kStages - 1);"
 FILL_CODES = "if (step + Tile::kStages - 1 < chunks) fill(step + Tile::kStages - 1);"
 SWIZZLE = "kStep == 64 ? chunk ^ (row >> 1 & 3) : chunk ^ (row & 7)"
+PAIRS = "x[t][0] = both[0], x[t][1] = both[1], x[t + 1][0] = both[2], x[t + 1][1] = both[3];"
 NO_SWIZZLE = Edit.value(SM80, SWIZZLE, SWIZZLE, "chunk")
 
 FAMILIES: dict[str, tuple[str, int, tuple[Bug, ...]]] = {
@@ -44,7 +45,7 @@ FAMILIES: dict[str, tuple[str, int, tuple[Bug, ...]]] = {
                 (Edit.does(HALVES, WAIT, f"{FILL_HALVES} {WAIT}"), Edit.does(HALVES, FILL_HALVES)),
                 (0, 1),
             ),
-            Bug("a missing swizzle", (NO_SWIZZLE,), (0, 1), slow=True),
+            Bug("chunks that are not exchanged", (NO_SWIZZLE,), (0, 1), slow=True),
             Bug("a wrong K step", (Edit.does(HALVES, "from[i] += 128;", "from[i] += 112;"),), (0, 1)),
             Bug(
                 "swapped ldmatrix halves",
@@ -55,6 +56,11 @@ FAMILIES: dict[str, tuple[str, int, tuple[Bug, ...]]] = {
                         "x[0][0][0] = both[0], x[0][0][1] = both[2], x[1][0][0] = both[1], x[1][0][1] = both[3];",
                     ),
                 ),
+            ),
+            Bug(
+                "a wrong epilogue row",
+                (Edit.value(HALVES, "slice * Tile::kRows + t * 8 + 2 * q + e % 2", "2 * q", "q"),),
+                (0, 1),
             ),
             Bug(
                 "scales of the group before",
@@ -113,7 +119,7 @@ FAMILIES: dict[str, tuple[str, int, tuple[Bug, ...]]] = {
                 (Edit.does(CODES, WAIT, f"{FILL_CODES} {WAIT}"), Edit.does(CODES, FILL_CODES)),
                 (0, 1),
             ),
-            Bug("a missing swizzle", (NO_SWIZZLE,), (0, 1), slow=True),
+            Bug("chunks that are not exchanged", (NO_SWIZZLE,), (0, 1), slow=True),
             Bug("a wrong K step", (Edit.does(CODES, "from[i] += there[i] ? 4 * Tile::kPanelBytes : 0;"),), (0, 1)),
             Bug(
                 "sums of x that are not begun anew",
@@ -126,6 +132,7 @@ FAMILIES: dict[str, tuple[str, int, tuple[Bug, ...]]] = {
                 (0, 1),
             ),
             Bug("no sums of x", (Edit.does(CODES, "ptx::mma_m16n8k32<false, true>(sums[t], ones, x[t]);"),), (0, 1)),
+            Bug("swapped ldmatrix halves", (Edit.does(CODES, PAIRS, PAIRS.replace("both[1]", "both[2]")),), (0, 1)),
             Bug(
                 "the other eight columns' zero points",
                 (Edit.value(CODES, "zero[e / 2] * uint32_t(sums[t][e % 2])", "zero[e / 2]", "zero[e % 2]"),),

@@ -19,6 +19,7 @@ import sysconfig
 from typing import NamedTuple
 
 import pytest
+from compilers import ENVIRONMENT
 
 CUDA = pathlib.Path(__file__).parent.parent / "csrc" / "cuda"
 NVCC = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
@@ -78,7 +79,9 @@ def compiled(source: pathlib.Path, arch: str, cubin: pathlib.Path) -> str:
     if NVCC is None:
         pytest.skip("nvcc is not on PATH")
     code = f"-gencode=arch=compute_{arch},code=sm_{arch}"
-    done = subprocess.run([NVCC, *FLAGS, code, "-o", str(cubin), str(source)], capture_output=True, text=True)
+    done = subprocess.run(
+        [NVCC, *FLAGS, code, "-o", str(cubin), str(source)], capture_output=True, text=True, env=ENVIRONMENT
+    )
     said = done.stdout + done.stderr
     assert done.returncode == 0, said
     warnings = [line for line in said.splitlines() if "warning" in line.lower() or re.search(r"\bC75\d\d\b", line)]

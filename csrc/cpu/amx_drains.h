@@ -95,6 +95,8 @@ struct ToOut {
   }
 };
 
+// Sums: s32, or with Real float32 that are weighed already.
+template <bool Real = false>
 struct ToReal {
   using Job = TileJob;
   const Gemm& g;
@@ -120,7 +122,8 @@ struct ToReal {
     __m512 w0, w1, real0, real1, low, high;
 
     QK_INLINE __m512i made(__m512i sums, __m512i bias, __m512 c, __m512 real) const {
-      __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(sums, bias)), c);
+      __m512 y = Real ? _mm512_castsi512_ps(sums) : _mm512_cvtepi32_ps(_mm512_add_epi32(sums, bias));
+      y = _mm512_mul_ps(y, c);
       y = _mm512_add_ps(y, real);
       return _mm512_castps_si512(_mm512_min_ps(high, _mm512_max_ps(low, y)));
     }
@@ -161,8 +164,8 @@ struct ToReal {
             e.a_scale_step,
             e.bias ? L::load(e.bias + j) : zero,
             e.bias ? L::load(e.bias + j + kPanel) : zero,
-            L::load(e.w_scale + j),
-            L::load(e.w_scale + j + kPanel),
+            Real ? L::splat(1.0f) : L::load(e.w_scale + j),
+            Real ? L::splat(1.0f) : L::load(e.w_scale + j + kPanel),
             e.float_bias ? L::load(e.float_bias + j) : none,
             e.float_bias ? L::load(e.float_bias + j + kPanel) : none,
             L::splat(e.clamps ? e.clamp_low : -__builtin_inff()),

@@ -10,6 +10,7 @@
 
 #include <atomic>
 
+#include "../epilogue_columns.h"
 #include "environment.h"
 #include "gather.h"
 #include "plan.h"
@@ -63,21 +64,6 @@ Range part(idx size, idx tile, int parts, int index) {
   return {min_of(tiles * index / parts * tile, size), min_of(tiles * (index + 1) / parts * tile, size)};
 }
 
-// That of the columns from j.
-Epilogue epilogue_of_filters(Epilogue e, idx j) {
-  constexpr idx kBytes[] = {4, 4, 2, 2, 1, 1, 2, 2};
-  e.out = static_cast<char*>(e.out) + j * kBytes[int(e.type)];
-  if (e.bias) e.bias += j;
-  if (e.w_scale) e.w_scale += j;
-  if (e.float_bias) e.float_bias += j;
-  if (e.m) e.m += j;
-  if (e.m64) e.m64 += j;
-  if (e.q) e.q += j, e.e += j;
-  const char* const residual = static_cast<const char*>(e.residual);
-  if (residual) e.residual = residual + j * (e.residual_type == Residual::f32 ? 4 : 1);
-  return e;
-}
-
 void band(Context& c, const ConvMatrix& m, idx index, Range pixels, Range n) {
   const ConvJob& job = c.job;
   Gemm g = {};
@@ -85,7 +71,7 @@ void band(Context& c, const ConvMatrix& m, idx index, Range pixels, Range n) {
   g.a_col = 1;
   g.w = job.w + index * padded(m.filters, kPanel) * m.k_whole, g.w_panel = m.k_whole * kPanel;
   g.w_sums = job.w_sums + index * padded(m.filters, kPanel);
-  const Epilogue e = epilogue_of_filters(epilogue_from(c.folded, pixels.begin), m.first_filter);
+  const Epilogue e = epilogue_of_columns(epilogue_from(c.folded, pixels.begin), m.first_filter);
   g.epilogue = &e;
   g.w_zero = job.w_zero ? job.w_zero + m.first_filter : nullptr;
   g.l1_bytes = job.l1_bytes, g.l2_bytes = job.l2_bytes;

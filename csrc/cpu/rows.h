@@ -37,4 +37,5 @@ namespace x86_amx {
 extern const RowList list;
 extern const Int4List int4_list;
 }  // namespace x86_amx
+namespace x86_amxbf16 { extern const Int4List int4_list; }  // namespace x86_amxbf16
 }  // namespace qk

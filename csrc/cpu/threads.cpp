@@ -136,7 +136,64 @@ struct Buffers {
 };
 thread_local Buffers buffers;
 
+// Of the initial model: no call and no allocation stands behind an access, whatever thread looks.
+__attribute__((tls_model("initial-exec"))) thread_local HostPlace* place = nullptr;
+
+void* take(Arena& arena, ScratchSlot slot, size_t bytes) {
+  auto& mine = arena.slots[slot];
+  if (bytes <= mine.bytes) return mine.data;
+  const size_t size = (bytes + 63) / 64 * 64;
+  if (size > arena.left) return nullptr;
+  mine.data = arena.at, mine.bytes = size;
+  arena.at += size, arena.left -= size;
+  return mine.data;
+}
+
+void in_pool(int tasks, Task task, void* context) {
+  if (tasks <= 1 || tasks > kMaxThreads || !busy.try_lock()) return run_serially(tasks, task, context);
+  if (!pool) pool = new (std::nothrow) Pool;
+  if (!pool || !pool->ensure(tasks - 1)) {
+    busy.unlock();
+    return run_serially(tasks, task, context);
+  }
+  for (int i = 1; i < tasks; ++i) pool->workers[i - 1]->give(task, context, i);
+  task(context, 0);
+  for (int i = 1; i < tasks; ++i) pool->workers[i - 1]->wait();
+  busy.unlock();
+}
+
+struct HostedTask {
+  const Host& host;
+  Task task;
+  void* context;
+};
+
+void run_hosted(void* context, int index) {
+  const HostedTask& t = *static_cast<HostedTask*>(context);
+  HostPlace mine = {&t.host, {}};
+  if (t.host.memory && index >= 0 && index < t.host.tasks) {
+    mine.arena.at = t.host.memory + t.host.call_bytes + size_t(index) * t.host.task_bytes;
+    mine.arena.left = t.host.task_bytes;
+  }
+  HostPlace* const before = set_host(&mine);
+  t.task(t.context, index);
+  set_host(before);
+}
+
+void on_host(const Host& host, int tasks, Task task, void* context) {
+  HostedTask hosted{host, task, context};
+  if (tasks > 1 && host.own_threads) in_pool(tasks, run_hosted, &hosted);
+  else if (tasks > 1 && host.parallel_for) host.parallel_for(host.pool, tasks, run_hosted, &hosted);
+  else run_serially(tasks, run_hosted, &hosted);
+}
+
 }  // namespace
+
+HostPlace* set_host(HostPlace* next) {
+  HostPlace* const before = place;
+  place = next;
+  return before;
+}
 
 int available_cpus() {
   cpu_set_t set;
@@ -162,19 +219,12 @@ void set_num_threads(int n) {
 
 void parallel(int tasks, Task task, void* context) {
   (void)fork_handlers;
-  if (tasks <= 1 || tasks > kMaxThreads || !busy.try_lock()) return run_serially(tasks, task, context);
-  if (!pool) pool = new (std::nothrow) Pool;
-  if (!pool || !pool->ensure(tasks - 1)) {
-    busy.unlock();
-    return run_serially(tasks, task, context);
-  }
-  for (int i = 1; i < tasks; ++i) pool->workers[i - 1]->give(task, context, i);
-  task(context, 0);
-  for (int i = 1; i < tasks; ++i) pool->workers[i - 1]->wait();
-  busy.unlock();
+  if (place) on_host(*place->host, tasks, task, context);
+  else in_pool(tasks, task, context);
 }
 
 void* thread_scratch(ScratchSlot slot, size_t bytes) {
+  if (place && !place->host->own_scratch) return take(place->arena, slot, bytes);
   Buffers& mine = buffers;
   if (bytes > mine.bytes[slot]) {
     free(mine.data[slot]);
@@ -188,6 +238,7 @@ void* thread_scratch(ScratchSlot slot, size_t bytes) {
 }
 
 void trim_thread_scratch() {
+  if (place && !place->host->own_scratch) return;
   Buffers& mine = buffers;
   for (int slot = 0; slot < kScratchSlots; ++slot)
     if (mine.bytes[slot] > kKeepBytes) {

@@ -5,6 +5,7 @@
 // never depend on the number of threads. After a fork the child starts a pool of its own when it first needs one.
 #pragma once
 #include <stddef.h>
+#include <stdint.h>
 
 namespace qk {
 
@@ -24,9 +25,37 @@ enum ScratchSlot {
   kColumnScratch,
   kImageScratch,
   kZeroScratch,
+  kEpilogueScratch,
   kScratchSlots
 };
 void* thread_scratch(ScratchSlot slot, size_t bytes);
 void trim_thread_scratch();  // gives large buffers back
+
+// ---- an engine's own threads and memory, in place of the above (csrc/capi)
+
+struct Host {
+  int tasks;  // no more are asked for
+  bool own_threads, own_scratch;
+  void (*parallel_for)(void* pool, int tasks, Task task, void* context);  // null: one after the other
+  void* pool;
+  uint8_t* memory;  // call_bytes of the call, then task_bytes of each task; 64-byte aligned
+  size_t call_bytes, task_bytes;
+};
+
+struct Arena {  // handed out slot by slot
+  uint8_t* at;
+  size_t left;
+  struct {
+    uint8_t* data;
+    size_t bytes;
+  } slots[kScratchSlots];
+};
+
+struct HostPlace {  // of a thread, while it works for a host
+  const Host* host;
+  Arena arena;
+};
+
+HostPlace* set_host(HostPlace* place);  // for the calling thread; the one before
 
 }  // namespace qk

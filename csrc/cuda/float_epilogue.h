@@ -1,4 +1,4 @@
-// From sums that are floats already to the result: the row's scale, bias, residual, clamp, the output's type (A6, A10).
+// From sums that are floats already to the result: the row's scale, bias, residual, activation, the output's type (A6, A10).
 #pragma once
 #include "epilogue.h"
 #include "weights.h"
@@ -11,11 +11,12 @@ QK_DEVICE float as_float(uint32_t bits) {
   return x;
 }
 
-// The rules' order, from the sum on: f32(y·sa), + bias, + residual, clamp.
+// The rules' order, from the sum on: f32(y·sa), + bias, + residual, activation.
 QK_DEVICE float finished(const Epilogue& e, int64_t i, int64_t j, float y) {
   if (e.a_scale) y = y * ptx::load(e.a_scale + i * e.a_scale_step);
   if (e.float_bias) y = y + ptx::load(e.float_bias + j);
   if (e.residual) y = y + residual_at(e, i * e.n + j);
+  if (e.curve) return curved(e.curve, y);
   return e.clamps ? clamp_float(y, e.clamp_low, e.clamp_high) : y;
 }
 

@@ -811,7 +811,11 @@ KERNELS: tuple[Kernel, ...] = (
         for acc in ("f32", "s32")
         for a in ("u8", "s8", "f32")
     ),
-    *(_row("weight_only", f"f32{w}f32", _run_floats, layout) for w, layout in (("u4", "n16k4x2"), ("u2", "n16k4x4"))),
+    *(
+        _row("weight_only", f"{x}{w}f32", _run_floats, layout)
+        for w, layout in (("u4", "n16k4x2"), ("u2", "n16k4x4"))
+        for x in ("f32", "bf16")
+    ),
     *(_row("quantize", f"f32{q}", _run_quantize) for q in _CODES),
     *(_row("dequantize", f"{q}f32", _run_dequantize) for q in _CODES),
     *(_row("dynamic_quantize", f"f32{q}", _run_dynamic) for q in _CODES[:2]),

@@ -47,27 +47,51 @@ def calibrate(
     Raises  TypeError types · ValueError no batches, shapes, method, dtype, percentile, or a range wider than float32.
     Source  torch.ao's observers (minmax, moving_average); ONNX Runtime's calibrators (percentile, entropy).
     """
-    name = known(dtype, CODE_TYPES, "calibrate")
-    if method not in METHODS:
-        raise ValueError(f"calibrate: method={method!r}, wanted one of {listed(METHODS)}")
-    if isinstance(percentile, bool) or not isinstance(percentile, int | float | np.number) or not 0 < percentile <= 100:
-        raise ValueError(f"calibrate: percentile={percentile!r}, wanted a number in 0 … 100")
+    seen = Calibrator(method, dtype, axis=axis, symmetric=symmetric, percentile=percentile)
     if isinstance(batches, np.ndarray) or is_torch(batches):
         raise TypeError("calibrate: batches is an array, wanted an iterable of arrays: [x]")
-    seen = _Seen(axis, method)
-    library = "numpy"
     with _Progress(batches, progress) as line:
         for x in batches:
-            array = as_float32(x, "calibrate", f"batch {seen.batches}")
-            library = library if seen.batches else library_of(x)
-            seen.add(array)
-            line.step(array.size)
-    if not seen.batches:
-        raise ValueError("calibrate: batches is empty, wanted at least one array")
-    low, high = seen.ranges(name, symmetric, float(percentile))
-    scale = ranges.stored_scale(ranges.ideal_scale(low, high, name, symmetric), "float32", low, high, "calibrate")
-    zero = ranges.zero_point_of(low, scale, name, symmetric)
-    return new_array(np.asarray(scale, np.float32), library), new_array(zero.astype(container(name)), library)
+            line.step(seen.add(x))
+    return seen.result()
+
+
+class Calibrator:
+    """`calibrate`, a batch at a time. Arguments as there."""
+
+    def __init__(
+        self, method: str = "minmax", dtype: Any = "int8", *, axis: Any = None, symmetric: bool = True,
+        percentile: float = 99.99,
+    ) -> None:  # fmt: skip
+        self.dtype = known(dtype, CODE_TYPES, "calibrate")
+        if method not in METHODS:
+            raise ValueError(f"calibrate: method={method!r}, wanted one of {listed(METHODS)}")
+        number = isinstance(percentile, int | float | np.number) and not isinstance(percentile, bool)
+        if not number or not 0 < percentile <= 100:
+            raise ValueError(f"calibrate: percentile={percentile!r}, wanted a number in 0 … 100")
+        self.symmetric, self.percentile, self.library = symmetric, float(percentile), "numpy"
+        self._seen = _Seen(axis, method)
+
+    @property
+    def batches(self) -> int:
+        return self._seen.batches
+
+    def add(self, x: Any) -> int:
+        """A batch more; returns its number of elements."""
+        array = as_float32(x, "calibrate", f"batch {self.batches}")
+        self.library = self.library if self.batches else library_of(x)
+        self._seen.add(array)
+        return array.size
+
+    def result(self) -> tuple[Any, Any]:
+        """(scale, zero_point) of what was added so far."""
+        if not self.batches:
+            raise ValueError("calibrate: batches is empty, wanted at least one array")
+        low, high = self._seen.ranges(self.dtype, self.symmetric, self.percentile)
+        ideal = ranges.ideal_scale(low, high, self.dtype, self.symmetric)
+        scale = ranges.stored_scale(ideal, "float32", low, high, "calibrate")
+        zero = np.asarray(ranges.zero_point_of(low, scale, self.dtype, self.symmetric), container(self.dtype))
+        return new_array(np.asarray(scale, np.float32), self.library), new_array(zero, self.library)
 
 
 class _Seen:

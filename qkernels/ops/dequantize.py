@@ -10,6 +10,7 @@ from qkernels.arrays import new_floats
 from qkernels.dtypes import FLOAT_TYPES, known
 from qkernels.kernel import Problem
 from qkernels.ops import elementwise
+from qkernels.ops.on_device import DeviceQTensor
 from qkernels.tensor import QTensor
 
 F32 = np.dtype(np.float32)
@@ -27,6 +28,8 @@ def dequantize(q: Any, dtype: Any = "float32") -> Any:
     Source  ONNX DequantizeLinear; torch.dequantize.
     """
     name = known(dtype, FLOAT_TYPES, "dequantize")
+    if isinstance(q, DeviceQTensor):
+        return q.dequantize(name)
     return new_floats(values(_checked(q)), name, q._library)
 
 
@@ -48,7 +51,9 @@ def _checked(q: Any) -> QTensor:
 
 
 def _problem_of(q: Any, dtype: Any = "float32") -> Problem | str:
-    known(dtype, FLOAT_TYPES, "dequantize")
+    name = known(dtype, FLOAT_TYPES, "dequantize")
+    if isinstance(q, DeviceQTensor):
+        return q.dequantize_problem(name)
     return elementwise.problem_of("dequantize", _checked(q)._plain().dtype, F32, q._grain)
 
 

@@ -9,8 +9,10 @@ import numpy as np
 from qkernels import dispatch, verbose
 from qkernels.arrays import as_float32, library_of
 from qkernels.checks import owned
+from qkernels.device import is_on_device
 from qkernels.dtypes import container, known, limits, short
 from qkernels.kernel import Problem
+from qkernels.ops import ranges_on_device
 from qkernels.ops.elementwise import NOTHING
 from qkernels.scales import Grain, grain_of
 from qkernels.tensor import QTensor
@@ -37,10 +39,13 @@ def dynamic_quantize(
                   (uint8: code 0), ±∞ the ends
 
     Returns a QTensor of x's shape and library, scale float32, axis = all axes but the last where per="row".
+    On a GPU scales and zero points stay there, nothing waits for them, and a range wider than float32 is not refused.
     Raises  TypeError x's type · ValueError dtype, per, group_size, a range wider than float32 (uint8), NaN or ±∞ if
             asked for · NoKernelError, with every kernel's reason.
     Source  ONNX DynamicQuantizeLinear (uint8); vLLM's and ggml's symmetric rows (int8).
     """
+    if is_on_device(x):
+        return ranges_on_device.dynamic_quantize(x, dtype, per, group_size, check_finite)
     call = _check(x, dtype, per, group_size, check_finite)
     codes = np.empty(call.x.shape, container(call.dtype))
     scale, zero = np.ones(call.ranges, np.float32), np.zeros(call.ranges, np.int32)
@@ -100,6 +105,8 @@ def _check(x: Any, dtype: Any, per: Any, group_size: Any, check_finite: bool) ->
 def _problem_of(
     x: Any, *, dtype: Any = "int8", per: str = "row", group_size: int | None = None, check_finite: bool = False
 ) -> Problem | str:
+    if is_on_device(x):
+        return ranges_on_device.dynamic_problem(x, dtype, per, group_size, check_finite)
     call = _check(x, dtype, per, group_size, check_finite)
     return call.problem() if call.x.size else NOTHING
 

@@ -17,6 +17,7 @@ from qkernels.device import DeviceArray, is_on_device, same_device, view
 from qkernels.dtypes import limits, listed
 from qkernels.kernel import Problem
 from qkernels.ops import fused
+from qkernels.ops.linear_on_device import activates, check_bias
 from qkernels.ops.on_device import FLOATS, LETTERS, DeviceQTensor, problem_on
 from qkernels.scales import Grain
 from qkernels.tensor import QTensor
@@ -109,8 +110,8 @@ def check(
         OP, x, (*found.shape[:-1], n), None if there else bias, activation, None, out_scale, out_zero_point, out_dtype,
         rounding, None,
     )  # fmt: skip
-    if there and view(bias).shape != (n,):
-        raise ValueError(f"{OP}: bias has shape {view(bias).shape}, wanted ({n},)")
+    if there:
+        check_bias(bias, n, quantized=False)
     call = Call(x, packed, wishes, bias if there else wishes.bias, residual, compute)
     _check_result(call)
     return call
@@ -118,8 +119,6 @@ def check(
 
 def _check_result(call: Call) -> None:
     wishes, residual = call.wishes, call.residual
-    if isinstance(wishes.activation, str):
-        raise ValueError(f"{OP}: activation={wishes.activation!r} on a GPU, wanted relu, relu6 or (lowest, highest)")
     if wishes.kind == "codes" and not call.integers:
         why = f"compute={call.compute!r}" if call.compute != "int8" else "weight has groups along k, which"
         raise ValueError(f"{OP}: {why} gives floats; quantize the result instead of passing out_scale")
@@ -159,8 +158,8 @@ def run(call: Call) -> Any:
         if bias is not None:
             epilogue.float_bias = bias.pointer
         if residual is not None:
-            epilogue.residual, epilogue.residual_type = residual.pointer, dispatch.TYPES_ON_DEVICE[residual.dtype]
-        _clamps(epilogue, wishes)
+            epilogue.residual, epilogue.residual_type = residual.pointer, dispatch.types_on_device[residual.dtype]
+        _ends(epilogue, wishes)
 
     dispatch.choose(problem).run(rows, weight, out.shaped(m, n), fields)
     if wishes.kind == "float":
@@ -179,16 +178,13 @@ def _quantized(x: DeviceArray, m: int, k: int) -> tuple[DeviceArray, DeviceArray
     return codes, scale
 
 
-def _clamps(epilogue: Any, wishes: fused.Wishes) -> None:
+def _ends(epilogue: Any, wishes: fused.Wishes) -> None:
     """The activation: of floats as it is, of codes inside of the limits."""
-    ends = wishes.activation if isinstance(wishes.activation, tuple) else None
     if wishes.kind == "float":
-        if ends is not None:
-            epilogue.clamps, (epilogue.clamp_low, epilogue.clamp_high) = True, ends
-        return
+        return activates(epilogue, wishes.activation)
     low, high = limits(wishes.dtype)
-    if ends is not None:
-        found = clamp_codes(ends, wishes.scale, wishes.zero, wishes.rounding)
+    if isinstance(wishes.activation, tuple):
+        found = clamp_codes(wishes.activation, wishes.scale, wishes.zero, wishes.rounding)
         low, high = (min(max(end, low), high) for end in found)
     assert wishes.scale is not None
     epilogue.y_scale, epilogue.y_zero, epilogue.low, epilogue.high = float(wishes.scale), wishes.zero, low, high

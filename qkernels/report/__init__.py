@@ -1,0 +1,1 @@
+"""`python -m qkernels report`: what quantization did to a model, as one page of HTML and as text."""
