@@ -202,7 +202,7 @@ lies_well, pack_on_device, fused_on_device = cuda.lies_well, cuda.pack, cuda.run
 # Its packed weights: their arrays there, the name of their layout.
 DeviceBlocks, layout_on_device = cuda.DeviceBlocks, cuda.layout_on_device
 # Its convolutions.
-Filters, arrange_filters = cuda.Filters, cuda.arrange_filters
+Filters, arrange_filters, pointwise_on_device = cuda.Filters, cuda.arrange_filters, cuda.run_pointwise
 # And what comes before or after one: scales of ranges, sums of parts of k in 64 bits.
 Found, find_scales_on_device, add_wide_on_device = cuda.Found, cuda.find_scales, cuda.add_wide
 Factor, prepare_on_device, row_sums_on_device = cuda.Factor, cuda.prepare_codes, cuda.row_sums

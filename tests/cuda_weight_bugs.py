@@ -56,6 +56,7 @@ FAMILIES: dict[str, tuple[str, int, tuple[Bug, ...]]] = {
                         "x[0][0][0] = both[0], x[0][0][1] = both[2], x[1][0][0] = both[1], x[1][0][1] = both[3];",
                     ),
                 ),
+                (0,),
             ),
             Bug(
                 "a wrong epilogue row",
@@ -87,6 +88,7 @@ FAMILIES: dict[str, tuple[str, int, tuple[Bug, ...]]] = {
             Bug(
                 "a part of k too short",
                 (Edit.value(HALVES, "(last - first + Tile::kDeep - 1) / Tile::kDeep", "Tile::kDeep - 1", "0"),),
+                (0,),
             ),
         ),
     ),

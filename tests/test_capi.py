@@ -240,9 +240,7 @@ def test_dynamic_quantize(dtype: Any, group: int) -> None:
     limits = (-127, 127) if dtype == np.int8 else (0, 255)
     wanted = np.empty((9, columns), np.float32), np.empty((9, columns), np.int32), np.empty((9, columns), np.int32)
     codes = np.empty(x.shape, dtype)
-    reference_of("dynamic_quantize", "f32s8" if dtype == np.int8 else "f32u8").run(
-        x, min(group, 70), limits, *wanted, codes
-    )
+    reference_of("dynamic_quantize", "f32s8" if dtype == np.int8 else "f32u8").run(x, min(group, 70), limits, *wanted, codes)
     found, out = tuple(np.zeros_like(v) for v in wanted), np.zeros_like(codes)
     args = c.ElementwiseArgs(
         kernel=c.ANY_KERNEL, in_type=c.TYPES["float32"], out_type=c.TYPES[out.dtype.name], rows=9, columns=70,

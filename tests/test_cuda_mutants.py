@@ -15,6 +15,7 @@ import subprocess
 from collections.abc import Iterator
 
 import cuda_bugs
+import cuda_conv_bugs
 import cuda_weight_bugs
 import pytest
 from cuda_bugs import TWELVE
@@ -22,8 +23,8 @@ from cuda_bugs import TWELVE
 ROOT = pathlib.Path(__file__).parent.parent
 CUDA = ROOT / "csrc" / "cuda"
 GXX = shutil.which("g++")
-FAMILIES = cuda_bugs.FAMILIES | cuda_weight_bugs.FAMILIES
-SOURCES = dict.fromkeys(cuda_weight_bugs.FAMILIES, "cuda_weight_trial.cpp")
+FAMILIES = cuda_bugs.FAMILIES | cuda_weight_bugs.FAMILIES | cuda_conv_bugs.FAMILIES
+SOURCES = dict.fromkeys(cuda_weight_bugs.FAMILIES, "cuda_weight_trial.cpp") | {"CONV": "cuda_conv_trial.cpp"}
 SEEDS = range(1, 31)  # a race shows in some
 
 

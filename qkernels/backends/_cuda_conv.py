@@ -47,7 +47,7 @@ class Filters(NamedTuple):
 def arranged(w: np.ndarray, depthwise: bool) -> tuple[np.ndarray, int]:
     """(filters, height, width, channels of a group) of bytes → (what `Filters.codes` shall be, pitch of a filter).
 
-    A matrix: layout `nk16`, k over taps and channels. Depthwise, layout `c4t4` of one row: [kw][⌈kh/4⌉][channels][4]."""
+    A matrix: layout `nk16`, k over taps and channels. Depthwise, `c4t4` of one row: [kw][⌈kh/4⌉][channels][4]."""
     filters, height, width, depth = w.shape
     if not depthwise:
         k = height * width * depth

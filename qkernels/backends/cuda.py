@@ -299,6 +299,16 @@ def run_fused(kernel: Kernel, a: Factor, w: Factor, out: DeviceArray, fields: Ca
     multiply(INDEX[kernel.name], left, right, out, all_fields)
 
 
+def run_pointwise(kernel: Kernel, x: DeviceArray, w: Any, out: DeviceArray, fields: Callable[[Any, int], None]) -> None:
+    """out (pixels, filters) = a 1 × 1 convolution of the image x as a product on a kernel of this backend."""
+    if kernel.name not in INDEX:
+        raise RuntimeError(f"conv2d: {kernel.name} has no epilogue; use() leaves out the kernels that do")
+    (pixels, filters), channels = out.shape, x.shape[-1]
+    left = x.shaped(1, pixels, channels)
+    right = w.codes._replace(shape=(1, filters, channels), strides=(0, w.pitch, 1))
+    multiply(INDEX[kernel.name], Operand(left), Operand(right), out.shaped(1, pixels, filters), fields)
+
+
 # ---------------------------------------------------------------- elementwise
 
 
