@@ -34,6 +34,7 @@ from qkernels.ops.softmax import softmax
 from qkernels.patch import patch_numpy
 from qkernels.tensor import QTensor
 from qkernels.threads import get_num_threads, register_threadpoolctl, set_num_threads
+from qkernels.tune import tune
 from qkernels.weight import PackedLinear, PackedMatrix
 
 __version__ = "0.1.0"
@@ -82,5 +83,6 @@ __all__ = [
     "set_num_threads",
     "show_config",
     "softmax",
+    "tune",
     "use",
 ]

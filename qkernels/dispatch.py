@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from qkernels import hardware as _hardware
+from qkernels import tuned
 from qkernels.backends import (
     cuda,
     native,
@@ -122,11 +123,32 @@ def survey(problem: Problem, hardware: Hardware, pattern: str = "*") -> Explanat
     return Explanation(problem, best, costs, declined)
 
 
+@functools.lru_cache(maxsize=4096)
+def _here(problem: Problem, hardware: Hardware, pattern: str) -> Explanation:
+    """`survey` of this machine, and what `tune` found on it."""
+    answer = survey(problem, hardware, pattern)
+    name = tuned.winner(problem) if pattern == "*" else ""
+    best = next((kernel for kernel in KERNELS if kernel.name == name and name in answer.costs), None)
+    if best is None:
+        return answer
+    return Explanation(problem, best, answer.costs, answer.declined, "tuned: this one was the fastest here")
+
+
+def forget(*arguments: Any) -> None:
+    """Decisions are made anew, those that were remembered with these weights too."""
+    _here.cache_clear()
+    if native._native is not None:
+        native._native.forget()
+    for argument in arguments:
+        for weight in (argument, getattr(argument, "_packed", None)):
+            if hasattr(weight, "_handle"):
+                weight._handle = None
+
+
 def choose(problem: Problem, hardware: Hardware | None = None, pattern: str | None = None) -> Kernel:
-    """The kernel that runs `problem` on `hardware` (default: this machine). Pure; raises NoKernelError."""
-    if hardware is None and problem.device:
-        hardware = _hardware.beside(int(problem.device.removeprefix("cuda:")))
-    answer = survey(problem, hardware or _hardware.detect(), pattern or pattern_in_force())
+    """The kernel that runs `problem`: on `hardware`, pure, or on this machine, as tuned. Raises NoKernelError."""
+    pattern = pattern or pattern_in_force()
+    answer = survey(problem, hardware, pattern) if hardware else _here(problem, _this_machine(problem), pattern)
     if answer.kernel is None:
         same = {k.name for k in KERNELS if k.op == problem.op and k.types == problem.types}
         raise NoKernelError(problem, {name: why for name, why in answer.declined.items() if name in same})
@@ -134,6 +156,10 @@ def choose(problem: Problem, hardware: Hardware | None = None, pattern: str | No
     if names is not None:
         names.append(answer.kernel.name)
     return answer.kernel
+
+
+def _this_machine(problem: Problem) -> Hardware:
+    return _hardware.beside(int(problem.device.removeprefix("cuda:"))) if problem.device else _hardware.detect()
 
 
 @contextlib.contextmanager
@@ -176,13 +202,11 @@ def explain(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Explanation
     problem = problem_of(*args, **kwargs)
     if isinstance(problem, str):
         return Explanation(None, None, {}, {}, problem)
-    here = _hardware.detect()
-    if problem.device:
-        here = _hardware.beside(int(problem.device.removeprefix("cuda:")))
-    answer = survey(problem, here, pattern_in_force())
+    answer = _here(problem, _this_machine(problem), pattern_in_force())
     note = getattr(fn, "note_of", _no_note)(*args, **kwargs)
     if note:
-        return Explanation(problem, answer.kernel, answer.costs, answer.declined, note)
+        notes = "\n".join(filter(None, (note, answer.note)))
+        return Explanation(problem, answer.kernel, answer.costs, answer.declined, notes)
     return answer
 
 

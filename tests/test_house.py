@@ -27,7 +27,7 @@ LAYERS = (
         "weight_groups",
     },
     {"backends"},
-    {"dispatch", "hardware", "threads"},
+    {"dispatch", "hardware", "threads", "tuned"},
     {"ops"},
 )  # fmt: skip
 TOP = len(LAYERS)
