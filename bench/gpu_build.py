@@ -14,7 +14,11 @@ from types import ModuleType
 
 ROOT = pathlib.Path(__file__).parent.parent
 CUDA = ROOT / "csrc" / "cuda"
-FAMILIES = {"gemm_sm75": 75, "gemm_sm80": 80, "gemm_sm90a": 90, "general": 75, "rows": 75, "device": 75}
+FAMILIES = {
+    "gemm_sm75": 75, "gemm_sm80": 80, "gemm_sm90a": 90, "general": 75, "halves_sm80": 80, "codes_sm80": 80,
+    "conv_sm80": 80, "conv_general": 75, "weights": 75, "weight_rows": 75, "rows": 75, "device": 75,
+}  # fmt: skip
+BINDINGS = ("bindings", "bind_conv", "bind_weights")
 
 
 def headers() -> list[str]:

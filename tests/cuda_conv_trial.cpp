@@ -51,7 +51,7 @@ extern "C" int trial(int which, int m, int n, int, int, unsigned seed, char* mes
   i.stride_h = 1 + seed % 2, i.stride_w = 1, i.dilation_h = 1, i.dilation_w = 1 + seed / 2 % 2;
   i.before_h = 1, i.before_w = seed % 2;
   i.out_h = (i.height + 1) / i.stride_h - 1;
-  i.out_w = i.width + i.before_w - i.dilation_w * (i.kernel_w - 1);
+  i.out_w = i.width + i.before_w - i.dilation_w * (i.kernel_w - 1) + 1;  // one column beyond the image
   const int k = i.kernel_h * i.kernel_w * kind.depth, pixels = i.batch * i.out_h * i.out_w;
   c.x = room(random, int64_t(i.batch) * i.height * i.width * i.channels);
   c.w_pitch = (k + 15) / 16 * 16;

@@ -40,6 +40,7 @@ class Gate(NamedTuple):
 
 FUSED = ("LDG.E.128", "STG.E.128")  # the epilogue's vectors
 ASYNC = ("LDGSTS.E.BYPASS.128", "LDSM.16.M88.4", *FUSED)
+STREAM = ("LDGSTS.E.BYPASS.128", "LDSM.16.M88.4", "LDS.128", "STG.E.128")
 MULTICAST = ("UTMALDG.2D.MULTICAST", "USETMAXREG", "SYNCS", *FUSED)
 RING = ("USETMAXREG", "SYNCS", *FUSED)
 FAMILIES: dict[str, tuple[str, str, tuple[Gate, ...]]] = {
@@ -59,11 +60,20 @@ FAMILIES: dict[str, tuple[str, str, tuple[Gate, ...]]] = {
         Gate("requantize_kernel<uint8_t>", "RequantizeArgs", 128, "", 0, FUSED),
         Gate("dynamic_kernel<kBf16>", "DynamicArgs", 128, "", 0, FUSED),
     )),
+    "halves_sm80": ("80", "halves_sm80.h", (
+        Gate("halves_sm80<Halves8<4>, qk::ptx::Half::kF16>", "WeightProduct", 128, "HMMA.16816.F32", 17, STREAM),
+    )),
+    "codes_sm80": ("80", "codes_sm80.h", (
+        Gate("codes_sm80<Codes128<4>, Sums::kFloats>", "WeightProduct", 255, "IMMA.16832.U8.S8", 6.0, STREAM),
+    )),
+    "conv_sm80": ("80", "conv_sm80.h", (
+        Gate("conv_sm80<Wide80, true, true, true>", "Conv", 128, "IMMA.16832.S8.S8", 3.5, ASYNC),
+    )),
     "gemm_sm75": ("75", "gemm_sm75.h", (
         Gate("gemm_sm75<true, true>", "Args75", 255, "IMMA.8816.S8.S8", 3.0, ("LDSM.16.M88.4", "STS.128", *FUSED)),
     )),
 }  # fmt: skip
-ORDINARY = ("gemm_sm80", "gemm_sm90a", "gemm_dp4a", "elementwise")
+ORDINARY = ("gemm_sm80", "gemm_sm90a", "gemm_dp4a", "halves_sm80", "codes_sm80", "conv_sm80", "elementwise")
 
 
 def nvdisasm() -> str | None:
@@ -149,12 +159,29 @@ def test_machine_code(family: tuple[str, str, str]) -> None:
         ops = collections.Counter(op for block in blocks for op in block)
         for wanted in gate.has:
             assert any(op.startswith(wanted) for op in ops), f"{gate.kernel} has no {wanted}"
-        assert not [op for op in ops if re.match(r"LDL|STL|HMMA|BMMA", op)], gate.kernel
+        others = "LDL|STL|BMMA" if gate.multiply.startswith("HMMA") else "LDL|STL|HMMA|BMMA"
+        assert not [op for op in ops if re.match(others, op)], gate.kernel
         if gate.multiply:
             loop = max(blocks, key=lambda block: sum(op.startswith(gate.multiply) for op in block))
             each = len(loop) / sum(op.startswith(gate.multiply) for op in loop)
             assert each <= gate.others, f"{gate.kernel}: {each:.1f} instructions for each {gate.multiply}"
             assert not [op for op in loop if op.startswith("MEMBAR")], f"{gate.kernel}: a fence in the main loop"
+
+
+UNPACKING = ("LOP3", "SHF", "HADD2", "HFMA2", "HMMA")
+
+
+def test_few_instructions_a_weight(family: tuple[str, str, str]) -> None:
+    """Of the loop that unpacks weights: what unpacks and multiplies one, addresses' LOP3 included; and all of it."""
+    name, _, code = family
+    if name != "halves_sm80" or not code:
+        pytest.skip("is for weights that are unpacked")
+    (blocks,) = kernels_in(code).values()
+    loops = [block for block in blocks if any(op.startswith("HMMA") for op in block)]
+    weights = 8 * sum(op.startswith("HMMA") for block in loops for op in block)
+    unpacking = min(sum(op.startswith(UNPACKING) for op in block) for block in loops) * len(loops)
+    assert unpacking / weights <= 1.35
+    assert sum(map(len, loops)) / weights <= 1.95
 
 
 LATER = ("80", "86", "87", "88", "89", "90", "100", "103", "110", "120", "121")
@@ -163,6 +190,12 @@ WHOLE = {
     "gemm_sm80": LATER,
     "gemm_sm90a": ("90a",),
     "general": ("75", *LATER),
+    "halves_sm80": LATER,
+    "codes_sm80": LATER,
+    "conv_sm80": LATER,
+    "conv_general": ("75", *LATER),
+    "weights": ("75", *LATER),
+    "weight_rows": ("80",),
     "rows": ("80",),
     "device": ("80",),
 }
@@ -172,7 +205,7 @@ WHOLE = {
 @pytest.mark.parametrize(("name", "arch"), [(name, arch) for name, archs in WHOLE.items() for arch in archs])
 def test_whole_families(name: str, arch: str, tmp_path: pathlib.Path) -> None:
     said = compiled(CUDA / f"{name}.cu", arch, tmp_path / "all.cubin")
-    if name not in ("rows", "device"):
+    if name not in ("rows", "weight_rows", "device"):
         check_memory(said)
 
 

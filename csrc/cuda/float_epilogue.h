@@ -38,17 +38,16 @@ QK_DEVICE void finish_floats(const Epilogue& e, int64_t i, int64_t j, const floa
       if (j + v < e.n) ptx::store(static_cast<float*>(e.out) + at + v, y[v]);
     return;
   }
-  uint16_t halves[4];
+  uint32_t halves[4];
   QK_UNROLL
   for (int v = 0; v < 4; ++v) halves[v] = e.output == kF16 ? float_to_half(y[v]) : float_to_bfloat(y[v]);
-  if (whole) {
-    Words2 words;
-    memcpy(&words, halves, 8);
-    return ptx::store(reinterpret_cast<Words2*>(static_cast<uint16_t*>(e.out) + at), words);
-  }
+  auto* to = static_cast<uint16_t*>(e.out) + at;
+  if (whole)
+    return ptx::store(reinterpret_cast<Words2*>(to),
+                      Words2{{halves[0] | halves[1] << 16, halves[2] | halves[3] << 16}});
   QK_UNROLL
   for (int v = 0; v < 4; ++v)
-    if (j + v < e.n) ptx::store(static_cast<uint16_t*>(e.out) + at + v, halves[v]);
+    if (j + v < e.n) ptx::store(to + v, uint16_t(halves[v]));
 }
 
 // What a product's CTA has: the result, or its part of k on the way there.

@@ -90,7 +90,18 @@ QK_DEVICE T load_written(const T* from) {  // what this kernel writes as well
 }
 template <class T>
 QK_DEVICE void store(T* to, const T& value) {
-  *to = value;
+  if constexpr (sizeof(T) == 16) {  // said as one: the compiler may take a struct apart, and store its words
+    uint32_t x[4];
+    __builtin_memcpy(x, &value, 16);
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3])
+                 : "memory");
+  } else if constexpr (sizeof(T) == 8) {
+    uint32_t x[2];
+    __builtin_memcpy(x, &value, 8);
+    asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(to), "r"(x[0]), "r"(x[1]) : "memory");
+  } else {
+    *to = value;
+  }
 }
 QK_DEVICE void red_add(int32_t* to, int32_t value) {
   asm volatile("red.global.add.s32 [%0], %1;" ::"l"(to), "r"(value) : "memory");
