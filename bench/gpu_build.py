@@ -61,12 +61,12 @@ def build_cuda(arch: int, folder: pathlib.Path) -> pathlib.Path:
         [nvcc(), *flags, code_of(name, arch), str(CUDA / f"{name}.cu"), "-o", str(folder / f"{name}.o")]
         for name in FAMILIES
     ]
-    door = ["g++", "-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", *headers(), "-c", str(CUDA / "bindings.cpp")]
-    jobs.append([*door, "-o", str(folder / "bindings.o")])
+    door = ["g++", "-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", *headers(), "-c"]
+    jobs += [[*door, str(CUDA / f"{name}.cpp"), "-o", str(folder / f"{name}.o")] for name in BINDINGS]
     with ThreadPoolExecutor() as pool:
         list(pool.map(run, jobs))
     module = folder / f"_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
-    objects = [str(folder / f"{name}.o") for name in (*FAMILIES, "bindings")]
+    objects = [str(folder / f"{name}.o") for name in (*FAMILIES, *BINDINGS)]
     run([nvcc(), "-shared", "-cudart=static", *objects, "-o", str(module)])
     return module
 
@@ -75,7 +75,7 @@ def build_emulated(folder: pathlib.Path) -> pathlib.Path:
     folder.mkdir(parents=True, exist_ok=True)
     module = folder / f"_cuda_emulated{sysconfig.get_config_var('EXT_SUFFIX')}"
     flags = ["-std=c++17", "-O1", "-ftree-vectorize", "-fPIC", "-shared", "-fvisibility=hidden", "-ffp-contract=off"]
-    sources = [str(CUDA / "bindings.cpp"), str(CUDA / "emulated.cpp")]
+    sources = [str(CUDA / f"{name}.cpp") for name in (*BINDINGS, "emulated")]
     run(["g++", *flags, "-DQK_CUDA_EMULATED", *headers(), *sources, "-o", str(module)])
     return module
 

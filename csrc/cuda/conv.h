@@ -4,7 +4,8 @@
 
 namespace qk::cuda {
 
-struct Image {  // of output pixel o, tap t of an axis: o·stride + t·dilation − before; outside of it stands the zero point
+struct
+    Image {  // of output pixel o, tap t of an axis: o·stride + t·dilation − before; outside of it stands the zero point
   int32_t batch, height, width, channels;
   int32_t filters, groups;
   int32_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, before_h, before_w, out_h, out_w;

@@ -32,7 +32,8 @@ QK_DEVICE void finish_four(const Epilogue& e, int64_t i, int64_t j, const int32_
       (reinterpret_cast<uintptr_t>(e.out) & 3) == 0) {
     uint32_t word = 0;
     QK_UNROLL
-    for (int v = 0; v < 4; ++v) word |= uint32_t(uint8_t(to_code(e, 0, i, j + v, corrected(e, 0, i, j + v, sums[v])))) << 8 * v;
+    for (int v = 0; v < 4; ++v)
+      word |= uint32_t(uint8_t(to_code(e, 0, i, j + v, corrected(e, 0, i, j + v, sums[v])))) << 8 * v;
     return ptx::store(reinterpret_cast<uint32_t*>(static_cast<uint8_t*>(e.out) + i * e.out_row + j), word);
   }
   QK_UNROLL
@@ -53,18 +54,17 @@ conv_depthwise(QK_ARGUMENT Conv c) {
   int32_t sums[4] = {0, 0, 0, 0};
   const auto* weights = reinterpret_cast<const Words4*>(c.w) + channel / 4;
   QK_NO_UNROLL
-  for (int tap_column = 0; tap_column < m.kernel_w; ++tap_column)
-    QK_NO_UNROLL
-    for (int four = 0; four < fours; ++four) {
-      uint32_t rows[4], columns[4];
-      QK_UNROLL
-      for (int r = 0; r < 4; ++r)  // taps behind the kernel meet weights that are 0
-        rows[r] = four * 4 + r < m.kernel_h ? channels4(c, here.tap(m, four * 4 + r, tap_column), channel) : 0u;
-      turn(rows, columns);
-      const Words4 w = ptx::load(weights + (tap_column * fours + four) * across);
-      QK_UNROLL
-      for (int v = 0; v < 4; ++v) sums[v] = ptx::dp4a<kXSigned, kWSigned>(columns[v], w.x[v], sums[v]);
-    }
+  for (int tap_column = 0; tap_column < m.kernel_w; ++tap_column) QK_NO_UNROLL
+  for (int four = 0; four < fours; ++four) {
+    uint32_t rows[4], columns[4];
+    QK_UNROLL
+    for (int r = 0; r < 4; ++r)  // taps behind the kernel meet weights that are 0
+      rows[r] = four * 4 + r < m.kernel_h ? channels4(c, here.tap(m, four * 4 + r, tap_column), channel) : 0u;
+    turn(rows, columns);
+    const Words4 w = ptx::load(weights + (tap_column * fours + four) * across);
+    QK_UNROLL
+    for (int v = 0; v < 4; ++v) sums[v] = ptx::dp4a<kXSigned, kWSigned>(columns[v], w.x[v], sums[v]);
+  }
   finish_four(c.epilogue, pixel, channel, sums);
 }
 

@@ -74,8 +74,7 @@ struct PixelLoader {
   QK_DEVICE void load(uint32_t stage) {
     QK_UNROLL
     for (int i = 0; i < kEach; ++i) {
-      const uint32_t to =
-          stage + chunk_at<Tile::kStep>(ptx::thread() / kChunks + i * kRows, ptx::thread() % kChunks);
+      const uint32_t to = stage + chunk_at<Tile::kStep>(ptx::thread() / kChunks + i * kRows, ptx::thread() % kChunks);
       if constexpr (kWhole) {
         const uint8_t* from = pixels[i].tap(c.image, tap.row, tap.column);
         ptx::cp_async_16(to, from ? from + first + tap.channel : c.pad, pixels[i].there && left > 0 ? 16 : 0);

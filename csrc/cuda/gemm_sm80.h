@@ -138,8 +138,7 @@ QK_DEVICE void multiply_80(ALoader& a, WLoader& w, const Part& part, const Epilo
     Staging<Tile::kWarpColumns>{staged + i * Staging<Tile::kWarpColumns>::kBytes}.put(j * 8, d[i][j]);
   QK_NO_UNROLL
   for (int i = 0; i < kDown; ++i)
-    store_tile<Tile::kWarpColumns, Tile::kSwapped>(epilogue, batch,
-                                                   {staged + i * Staging<Tile::kWarpColumns>::kBytes},
+    store_tile<Tile::kWarpColumns, Tile::kSwapped>(epilogue, batch, {staged + i * Staging<Tile::kWarpColumns>::kBytes},
                                                    row + warp_row + i * 16, column + warp_column, end);
 }
 

@@ -29,11 +29,12 @@ struct TileHalves {
   static constexpr int kBits = kBits_, kPanelBytes = 128 * kBits, kWarpBytes = kPanels * kPanelBytes;  // 64 k of it
   static constexpr int kStageBytes = kXBytes + 8 * kWarpBytes, kSumBytes = kDeep * kRows * kPitch * 4;
   static constexpr int kSharedBytes = kStages * kStageBytes > kSumBytes ? kStages * kStageBytes : kSumBytes;
+  static_assert(kSharedBytes <= 99 << 10, "what a CTA of every GPU from sm_80 on may have");
 };
 template <int kBits>
-using Halves8 = TileHalves<1, 4, 2, 4, kBits>;
+using Halves8 = TileHalves<1, 16 / kBits, 2, 4, kBits>;  // as many bytes of either
 template <int kBits>
-using Halves16 = TileHalves<2, 4, 2, 4, kBits>;
+using Halves16 = TileHalves<2, 16 / kBits, 2, 4, kBits>;
 template <int kBits>
 using Halves32 = TileHalves<4, 2, 4, 2, kBits>;
 template <int kBits>

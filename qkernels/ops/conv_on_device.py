@@ -176,11 +176,8 @@ class _Fields:
             epilogue.bias = self.bias.pointer
         if self.float_bias is not None:
             epilogue.float_bias = self.float_bias.pointer
-        if self.residual is not None:
-            epilogue.residual, epilogue.residual_type = (
-                self.residual.pointer,
-                dispatch.types_on_device[self.residual.dtype],
-            )
+        if residual is not None:
+            epilogue.residual, epilogue.residual_type = residual.pointer, dispatch.types_on_device[residual.dtype]
             epilogue.residual_scale, epilogue.residual_zero = by.residual_scale, by.residual_zero
         if by.is_float:
             epilogue.a_scale, epilogue.w_scale, epilogue.w_scale_step = (

@@ -44,7 +44,7 @@ def weight_on(beside: DeviceArray, packed: PackedLinear, order: str) -> Any:
     if key not in there:
         blocks = blocks_of(packed.unpack(), order)
 
-        def brought(values: Any, dtype: str) -> DeviceArray | None:
+        def brought(values: Any, dtype: str) -> Any:
             return None if values is None else beside.constant(values.view(dtype), dtype, values.shape)
 
         integers = order == "bytes" and blocks.factors is not None
@@ -181,7 +181,8 @@ def _quantized(x: DeviceArray, m: int, k: int) -> tuple[DeviceArray, DeviceArray
 def _ends(epilogue: Any, wishes: fused.Wishes) -> None:
     """The activation: of floats as it is, of codes inside of the limits."""
     if wishes.kind == "float":
-        return activates(epilogue, wishes.activation)
+        activates(epilogue, wishes.activation)
+        return
     low, high = limits(wishes.dtype)
     if isinstance(wishes.activation, tuple):
         found = clamp_codes(wishes.activation, wishes.scale, wishes.zero, wishes.rounding)
