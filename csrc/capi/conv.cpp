@@ -133,7 +133,7 @@ int32_t read_conv(const qk_conv_args* args, bool query, Call& c, const Say& say)
   if (const int32_t status = check_steps(q, job, say)) return status;
   const idx pixels = s.batch * s.out[0] * s.out[1] * s.out[2];
   Epilogue whole;
-  if (const int32_t status = read_epilogue(q.epilogue, {pixels, s.filters, false, true, query}, whole, say))
+  if (const int32_t status = read_epilogue(q.epilogue, {pixels, s.filters, false, true, false, query}, whole, say))
     return status;
   idx image, line;
   if (const int32_t status = cut(q.lines, s, image, line, say)) return status;

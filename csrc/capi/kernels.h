@@ -12,7 +12,7 @@ enum class Kind { gemm, linear, conv, depthwise, elementwise, int4 };
 
 struct Entry {
   Kind kind;
-  bool of_floats;  // of linear: rows of a are quantized on the way
+  bool also;  // of linear: the row's further types, of real activations
   union {
     const KernelRow* product;
     const DepthwiseRow* depthwise;

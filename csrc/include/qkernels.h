@@ -124,6 +124,24 @@ QK_API int32_t qk_pack_bytes(int64_t k, int64_t n, size_t *bytes, char *message,
 QK_API int32_t qk_pack(int64_t k, int64_t n, int32_t type, const void *weights, int64_t row, int64_t column,
                        void *memory, size_t bytes, qk_packed *packed, char *message, size_t message_bytes);
 
+typedef struct qk_packed_groups { /* 4- or 2-bit weights with a scale for each group of k; filled by qk_pack_groups */
+  size_t size;
+  int64_t k, n, group;
+  int32_t bits, zero; /* zero: of all groups where there are no zeros of each */
+  int32_t has_zeros, has_sums;
+  const void *memory;
+} qk_packed_groups;
+
+/* Unsigned codes (signed ones have 8, or 2, added, and so have their zero points), one a byte, at codes[k * row + n *
+ * column]; group: k of a group, a multiple of 16, the last may be short. scales (groups, n) adjacent; zeros likewise, or
+ * NULL: all are `zero`. sums: not 0 where activations will have zero points. */
+QK_API int32_t qk_pack_groups_bytes(int64_t k, int64_t n, int64_t group, int32_t bits, int32_t zeros, int32_t sums,
+                                    size_t *bytes, char *message, size_t message_bytes);
+QK_API int32_t qk_pack_groups(int64_t k, int64_t n, int64_t group, int32_t bits, const uint8_t *codes, int64_t row,
+                              int64_t column, const float *scales, const uint8_t *zeros, int32_t zero, int32_t sums,
+                              void *memory, size_t bytes, qk_packed_groups *packed, char *message,
+                              size_t message_bytes);
+
 typedef struct qk_packed_conv { /* filled by qk_conv_pack */
   size_t size;
   int64_t filters, kernel[3], channels, groups;
@@ -197,8 +215,9 @@ typedef struct qk_linear_args { /* a gemm and its epilogue; QK_F32 rows are quan
   int64_t m;
   const void *a;
   int64_t a_row, a_column;
-  const qk_packed *w;
-  const int32_t *a_zero, *w_zero;
+  const qk_packed *w;             /* one of the two, the other NULL */
+  const qk_packed_groups *groups; /* floats come out, f32(sum weighed by scales) * a_scale: no w_scale, no int bias (A10) */
+  const int32_t *a_zero, *w_zero; /* w_zero: of w only */
   const qk_epilogue *epilogue;
   qk_range rows, columns; /* as of qk_gemm */
 } qk_linear_args;
