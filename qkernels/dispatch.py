@@ -21,11 +21,13 @@ from qkernels.backends import (
     native,
     native_elementwise,
     native_int4,
+    native_pools,
     native_topk,
     numba_cpu,
     numba_cuda,
     numba_elementwise,
     numba_groups,
+    numba_network,
     numpy_cpu,
     numpy_elementwise,
     numpy_groups,
@@ -42,10 +44,12 @@ KERNELS: tuple[Kernel, ...] = (
     *native.KERNELS,
     *native_elementwise.KERNELS,
     *native_int4.KERNELS,
+    *native_pools.KERNELS,
     *native_topk.KERNELS,
     *numba_cpu.KERNELS,
     *numba_elementwise.KERNELS,
     *numba_groups.KERNELS,
+    *numba_network.KERNELS,
     *numpy_cpu.KERNELS,
     *numpy_elementwise.KERNELS,
     *numpy_groups.KERNELS,
@@ -260,12 +264,14 @@ class FastRoad:
 
 class LinearRoad:
     """Likewise of `linear` (csrc/fast_linear.cpp): `of_floats(x, handle, bias, activation, out)` answers, or None; so
-    does `of_codes(x, handle, bias, activation, out, scale, zero, out_scale, out_zero)`, with codes or floats."""
+    does `of_codes(x, handle, bias, activation, out, scale, zero, out_scale, out_zero)`, with codes or floats, and
+    `of_tensors(x, handle, bias, activation, residual, type)` of tensors, whose activation may be a curve's number."""
 
     def __init__(self, enabled: bool) -> None:
         self.enabled = enabled and native._native is not None
         self.of_floats: Callable[..., Any] = native._native.fast_linear if self.enabled else _decline
         self.of_codes: Callable[..., Any] = native._native.fast_codes if self.enabled else _decline
+        self.of_tensors: Callable[..., Any] = native._native.fast_tensors if self.enabled else _decline
 
     def remember(self, kernel: Kernel, packed: Any, m: int) -> None:
         if not self.enabled or _pattern.get() is not None:
@@ -277,6 +283,24 @@ class LinearRoad:
             native._native.remember_linear(native.linear_handle(packed), native.INDEX[name], m, floats)
         elif floats and low in native_int4.INDEX:
             native._native.remember_linear(native_int4.linear_handle(packed), native_int4.INDEX[low], m, True)
+
+
+class ElementRoad:
+    """Likewise of the elementwise ops (csrc/fast_elements.cpp, which says what each takes): the answer, or None."""
+
+    def __init__(self, enabled: bool) -> None:
+        module: Any = native._native
+        self.enabled = enabled and module is not None
+        self.quantize: Callable[..., Any] = module.fast_quantize if self.enabled else _decline
+        self.dequantize: Callable[..., Any] = module.fast_dequantize if self.enabled else _decline
+        self.dynamic: Callable[..., Any] = module.fast_dynamic if self.enabled else _decline
+        self.requantize: Callable[..., Any] = module.fast_requantize if self.enabled else _decline
+        self.pair: Callable[..., Any] = module.fast_pair if self.enabled else _decline
+
+    def remember(self, kernel: Kernel, rows: int, inner: int) -> None:
+        """This kernel was chosen for arrays of (rows, inner)."""
+        if self.enabled and _pattern.get() is None and kernel.name in native_elementwise.INDEX:
+            native._native.remember_elements(native_elementwise.INDEX[kernel.name], rows, inner)
 
 
 def _decline(*args: Any) -> None:

@@ -182,6 +182,7 @@ class Kernel:
 
     run, for the elementwise ops. Problem: m = rows, n = inner, k = 1, no layout. Types: those of x and out as they lie
     in memory ("f32s8"): 4- and 2-bit codes live in s8 and u8, and `limits` = (lowest, highest) code tells them apart.
+    Where f32 stands below, f16, f64 and bf16 (its bits, in uint16) are widened or narrowed on the way (A1).
     Every array is C contiguous, (rows, inner) with rows, inner ≥ 1; out overlaps no input; all of it is written.
 
         op "quantize"          run(x, scales, limits, out)                                          f32 → codes     (A7)
@@ -199,6 +200,7 @@ class Kernel:
         op "lookup"            run(x, table, out)              (n,) uint8 each, whatever they mean; table (256,)  (A15)
         op "max_pool"          run(x, window, out)             (n, h, w, c), any strides                          (A16)
         op "avg_pool"          run(x, window, average, out)    likewise                                           (A16)
+        op "channel_sum"       run(x, out)                     likewise → int32 (n, 1, 1, c), C contiguous        (A16)
         op "softmax"           run(x, table, factor, zero, out)    (rows, n), C contiguous; table (256,) float32  (A17)
 
     run, for op "topk":  run(corpus, queries, metric, scores, indices)            the best rows of corpus    (A18)

@@ -1,14 +1,15 @@
-// The curved activations of A6 and the cast to f16, as plain loops that the compiler turns into each ISA's vectors.
+// The curved activations of A6, as plain loops that the compiler turns into each ISA's vectors.
 //
 // In f64, rounded once. Errors beside that rounding (2⁻²⁵): exp is a polynomial on |r| ≤ ln2/2, 2·10⁻¹⁰; erfc(z) for
 // z ≥ 0 is t·exp(−z² + P(t)), t = 1/(1 + z/2), P fitted to ln(erfcx(z)/t) on Chebyshev's points of t in [0.14, 1],
 // 1.2·10⁻⁸; below, results are 0 in f32. A6 allows 2⁻²². An element takes 1.4 (silu) to 2.7 ns (gelu) with AVX-512, the
-// C library's functions 3.7 (silu) to 16 ns (tanh).
+// C library's functions 3.7 (silu) to 16 ns (tanh). Where there is a fast fma, gelu is that of gelu.h.
 // tanh is expm1(2y)/(expm1(2y) + 2), which does not cancel near 0. Arguments are finite (A6).
 #pragma once
 #include <string.h>
 
 #include "../epilogue.h"
+#include "gelu.h"
 #include "unroll.h"
 
 namespace qk {
@@ -92,10 +93,16 @@ QK_INLINE inline void map_row(float* y, idx n, const Of& of) {
   for (idx i = 0; i < n; ++i) y[i] = float(of(double(y[i])));
 }
 
+template <class L>
+QK_INLINE inline void gelu_row_of(float* y, idx n) {
+  if constexpr (L::kFma) gelu_row<L>(y, n);
+  else map_row(y, n, [](double x) QK_INLINE { return gelu_of(x); });
+}
+
 __attribute__((noinline)) void activate_row(Curve curve, float* y, idx n) {
   switch (curve) {
     case Curve::gelu:
-      return map_row(y, n, [](double x) QK_INLINE { return gelu_of(x); });
+      return gelu_row_of<Lanes>(y, n);
     case Curve::gelu_tanh:
       return map_row(y, n, [](double x) QK_INLINE { return gelu_tanh_of(x); });
     case Curve::silu:
@@ -108,21 +115,6 @@ __attribute__((noinline)) void activate_row(Curve curve, float* y, idx n) {
       return map_row(y, n, [](double x) QK_INLINE { return tanh_of(x); });
     default:
       return;
-  }
-}
-
-// Half to even: in the normal range on the bits, below 2⁻¹⁴, where the unit is 2⁻²⁴, by the sum with ½.
-inline void cast_row_f16(const float* y, uint16_t* out, idx n) {
-  for (idx i = 0; i < n; ++i) {
-    const uint32_t bits = bits_of(y[i]), sign = bits >> 16 & 0x8000u, magnitude = bits & 0x7FFFFFFFu;
-    float positive;
-    memcpy(&positive, &magnitude, 4);
-    const uint32_t small = bits_of(positive + 0.5f) - 0x3F000000u;
-    uint32_t half = (magnitude - (112u << 23) + 0xFFFu + (magnitude >> 13 & 1u)) >> 13;
-    half = magnitude < 0x38800000u ? small : half;
-    half = magnitude >= 0x477FF000u ? 0x7C00u : half;  // 65520 and more round to infinity
-    half = magnitude > 0x7F800000u ? 0x7E00u : half;
-    out[i] = uint16_t(sign | half);
   }
 }
 

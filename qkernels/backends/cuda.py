@@ -403,7 +403,8 @@ def _dynamic(
     sums: DeviceArray | None, out: DeviceArray,
 ) -> None:  # fmt: skip
     if x.shape[0] == 1 and group >= x.shape[1] >= LONG and sums is None:
-        return _dynamic_of_long_row(x, limits, scale, zero, out)
+        _dynamic_of_long_row(x, limits, scale, zero, out)
+        return
     args = _cuda.DynamicArgs()
     args.x, args.x_type = x.pointer, OUTPUTS[x.dtype]
     args.rows, args.inner = x.shape

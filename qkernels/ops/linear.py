@@ -9,7 +9,7 @@ import numpy as np
 
 from qkernels import dispatch, verbose
 from qkernels.activations import CLAMPS
-from qkernels.arrays import as_float32, float_name, is_torch, library_of, new_array
+from qkernels.arrays import as_float32, float_name, is_torch, library_of
 from qkernels.bounds import check_columns, sign_of
 from qkernels.checks import owned
 from qkernels.dtypes import FLOAT_TYPES, bits_of, limits, listed
@@ -33,7 +33,8 @@ _FAST: dict[Any, Any] = {None: None, **CLAMPS}
 _CURVE = ()  # no clamp: the short road stands aside
 
 _road = dispatch.LinearRoad(enabled=not verbose.ENABLED)
-_of_floats, _of_codes = _road.of_floats, _road.of_codes
+_of_floats = _road.of_floats
+of_codes, of_tensors = _road.of_codes, _road.of_tensors  # for modules, too, which know what they call
 
 
 def pack_linear(weight: Any) -> PackedLinear:
@@ -146,7 +147,7 @@ def _short(x: Any, handle: Any, bias: Any, activation: Any, out_scale: Any, out_
         return None
     if type(out_scale) is F32:
         out_scale = float(out_scale)
-    result = _of_codes(x._data, handle, bias, activation, out, x._scale, x._zero, out_scale, out_zero)
+    result = of_codes(x._data, handle, bias, activation, out, x._scale, x._zero, out_scale, out_zero)
     if result is None or out is not None or out_scale is None:
         return result
     scale = owned(np.array(out_scale, F32))
@@ -155,6 +156,8 @@ def _short(x: Any, handle: Any, bias: Any, activation: Any, out_scale: Any, out_
 
 def _of_tensors(x: Any, handle: Any, bias: Any, activation: Any, out: Any) -> Any:
     """Likewise of CPU tensors: their memory is looked at where it lies."""
+    if out is None:
+        return of_tensors(x, handle, bias, activation, None, "float32") if float_name(x) == "float32" else None
     tensors = [v for v in (x, bias, out) if v is not None]
     if not all(is_torch(v) and v.device.type == "cpu" and v.dtype is x.dtype for v in tensors):
         return None
@@ -162,7 +165,7 @@ def _of_tensors(x: Any, handle: Any, bias: Any, activation: Any, out: Any) -> An
         return None
     x, bias, views = (v if v is None else v.detach().numpy() for v in (x, bias, out))
     result = _of_floats(x, handle, bias, activation, views)
-    return result if result is None else out if out is not None else new_array(result, "torch")
+    return result if result is None else out
 
 
 class _Call(NamedTuple):
