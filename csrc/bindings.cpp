@@ -165,6 +165,7 @@ QK_PYBIND11_MODULE(QK_MODULE, m) {
   add_int4(m);
   add_fast_call(m.ptr());
   add_fast_linear(m.ptr());
+  add_fast_tensors(m.ptr());
 #ifdef QK_EMULATE
   m.attr("emulated") = true;
 #else

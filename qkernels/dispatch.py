@@ -210,12 +210,14 @@ class FastRoad:
 
 class LinearRoad:
     """Likewise of `linear` (csrc/fast_linear.cpp): `of_floats(x, handle, bias, activation, out)` answers, or None; so
-    does `of_codes(x, handle, bias, activation, out, scale, zero, out_scale, out_zero)`, with codes or floats."""
+    does `of_codes(x, handle, bias, activation, out, scale, zero, out_scale, out_zero)`, with codes or floats, and
+    `of_tensors(x, handle, bias, activation, residual, type)` of tensors, whose activation may be a curve's number."""
 
     def __init__(self, enabled: bool) -> None:
         self.enabled = enabled and native._native is not None
         self.of_floats: Callable[..., Any] = native._native.fast_linear if self.enabled else _decline
         self.of_codes: Callable[..., Any] = native._native.fast_codes if self.enabled else _decline
+        self.of_tensors: Callable[..., Any] = native._native.fast_tensors if self.enabled else _decline
 
     def remember(self, kernel: Kernel, packed: Any, m: int) -> None:
         if not self.enabled or _pattern.get() is not None:

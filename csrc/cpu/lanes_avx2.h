@@ -64,6 +64,11 @@ struct Lanes {
   static I both(I x, I y) { return _mm256_and_si256(x, y); }
   static I shift_right(I x, I by) { return _mm256_srav_epi32(x, by); }
   static I magnitude(F x) { return _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(0x7FFFFFFF)); }
+  static F size(F x) { return _mm256_castsi256_ps(magnitude(x)); }
+  static F times_power(F x, I n) {
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), _mm256_slli_epi32(n, 23)));
+  }
+  static F pick(const float* table, I at) { return _mm256_i32gather_ps(table, at, 4); }
   static int32_t largest(I x) {
     int32_t lane[8], most = 0;
     store(lane, x);

@@ -59,6 +59,13 @@ struct Lanes {
   static I both(I x, I y) { return _mm512_and_si512(x, y); }
   static I shift_right(I x, I by) { return _mm512_srav_epi32(x, by); }  // arithmetic, by 0 … 31
   static I magnitude(F x) { return _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7FFFFFFF)); }
+  static F size(F x) { return _mm512_castsi512_ps(magnitude(x)); }
+  static F times_power(F x, I n) {  // x·2ⁿ, normal as x is
+    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(x), _mm512_slli_epi32(n, 23)));
+  }
+  static F pick(const float* table, I at) {  // table[at] of 32
+    return _mm512_permutex2var_ps(_mm512_loadu_ps(table), at, _mm512_loadu_ps(table + 16));
+  }
   static int32_t largest(I x) {
     int32_t lane[16], most = 0;
     _mm512_storeu_si512(lane, x);

@@ -9,7 +9,7 @@ import numpy as np
 
 from qkernels import dispatch, verbose
 from qkernels.activations import CLAMPS
-from qkernels.arrays import as_float32, float_name, is_torch, library_of, new_array
+from qkernels.arrays import as_float32, float_name, is_torch, library_of
 from qkernels.bounds import check_columns, sign_of
 from qkernels.checks import owned
 from qkernels.device import is_on_device
@@ -35,6 +35,7 @@ _CURVE = ()  # no clamp: the short road stands aside
 
 _road = dispatch.LinearRoad(enabled=not verbose.ENABLED)
 _of_floats, _of_codes = _road.of_floats, _road.of_codes
+of_tensors = _road.of_tensors  # for modules, which know what they call
 
 
 def pack_linear(weight: Any) -> PackedLinear:
@@ -152,6 +153,8 @@ def _short(x: Any, handle: Any, bias: Any, activation: Any, out_scale: Any, out_
 
 def _of_tensors(x: Any, handle: Any, bias: Any, activation: Any, out: Any) -> Any:
     """Likewise of CPU tensors: their memory is looked at where it lies."""
+    if out is None:
+        return of_tensors(x, handle, bias, activation, None, "float32") if float_name(x) == "float32" else None
     tensors = [v for v in (x, bias, out) if v is not None]
     if not all(is_torch(v) and v.device.type == "cpu" and v.dtype is x.dtype for v in tensors):
         return None
@@ -159,7 +162,7 @@ def _of_tensors(x: Any, handle: Any, bias: Any, activation: Any, out: Any) -> An
         return None
     x, bias, views = (v if v is None else v.detach().numpy() for v in (x, bias, out))
     result = _of_floats(x, handle, bias, activation, views)
-    return result if result is None else out if out is not None else new_array(result, "torch")
+    return result if result is None else out
 
 
 def _on_device(x: Any, weight: Any, *rest: Any) -> Any:

@@ -13,8 +13,10 @@ from typing import Any
 import torch
 
 import qkernels
+from qkernels import activations
 from qkernels.arrays import float_name
 from qkernels.dtypes import container
+from qkernels.ops.linear import of_tensors
 from qkernels.scales import Grain
 from qkernels.tensor import QTensor
 from qkernels.torch import weights
@@ -117,7 +119,29 @@ def as_tensor(y: Any) -> Any:
 
 def eager(x: Any) -> bool:
     """May a module compute at once, around the dispatcher? Not where somebody traces or transforms what is called."""
-    return type(x) is torch.Tensor and not torch._C._len_torch_dispatch_stack() and not torch._C._is_tracing()
+    return (
+        type(x) is torch.Tensor
+        and not torch._C._len_torch_dispatch_stack()
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and not torch._C._is_tracing()
+    )
+
+
+# activation → what ops.linear.of_tensors takes. Another clamp is that itself.
+_SHORT = {None: None, **activations.CLAMPS, **{name: 1 + i for i, name in enumerate(activations.CURVES)}}
+_NAMES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
+
+
+def short_linear(x: Any, packed: Any, bias: Any, activation: Any, residual: Any, dtype: Any) -> Any:
+    """linear(x, …) of float tensors as modules call it all the time; or None, "the long way"."""
+    name = _NAMES.get(dtype)
+    if packed._handle is None or name is None or x.dtype not in _NAMES:
+        return None
+    if x.dtype is not torch.float32:
+        x = x.float()
+    if residual is not None and residual.dtype is not torch.float32:
+        residual = residual.float()
+    return of_tensors(x, packed._handle, bias, _SHORT.get(activation, activation), residual, name)
 
 
 # ---------------------------------------------------------------- what they compute

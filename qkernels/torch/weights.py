@@ -26,12 +26,16 @@ class Parts(NamedTuple):
     factors: Any = None
 
 
+def _host(tensor: Any) -> Any:
+    return None if tensor is None else tensor.detach().cpu()
+
+
 def qtensor_of(parts: Parts, shape: tuple[int, ...], dtype: str, group_size: int | None) -> QTensor:
     """The QTensor that these tensors are. Its memory is its own: tensors may change.
 
     Raises  ValueError shapes, scales, zero points (as QTensor itself) · TypeError data's type.
     """
-    data, scale, zero, factors = (v if v is None else v.detach().cpu() for v in parts)
+    data, scale, zero, factors = map(_host, parts)
     axis = 0 if scale.ndim else None
     q = QTensor.from_packed(
         data, shape, scale, 0 if zero is None else zero, dtype=dtype, axis=axis, group_size=group_size
@@ -65,9 +69,16 @@ def data_shape(shape: tuple[int, ...], dtype: str) -> tuple[int, ...]:
     return (*shape[:-1], -(-shape[-1] // per_byte))
 
 
-def state_of(tensors: Tensors) -> Tensors:
+def state_of(parts: Parts) -> Tensors:
     """What is equal while the tensors are the same and nobody wrote to them (but through `.data`)."""
-    return tuple(t if t is None else (t.data_ptr(), -1 if t.is_inference() else t._version) for t in tensors)
+    data, scale, zero, factors = parts
+    try:
+        state = data.data_ptr(), data._version, scale.data_ptr(), scale._version
+        if zero is not None:
+            state += zero.data_ptr(), zero._version
+        return state if factors is None else (*state, "factors", factors.data_ptr(), factors._version)
+    except RuntimeError:  # made in inference_mode: nobody counts what is written to them
+        return tuple(part if part is None else part.data_ptr() for part in parts)
 
 
 class Memo:
@@ -79,10 +90,10 @@ class Memo:
         self.state: Any = None
         self.made: Any = None
 
-    def of(self, tensors: Tensors, make: Callable[[], Any]) -> Any:
-        state = state_of(tensors)
+    def of(self, parts: Parts, make: Callable[..., Any], *how: Any) -> Any:
+        state = state_of(parts)
         if state != self.state:
-            self.made, self.state = make(), state
+            self.made, self.state = make(parts, *how), state
         return self.made
 
     def __deepcopy__(self, _: Any) -> Memo:
@@ -106,7 +117,7 @@ class Memos:
         memos = self._memos.get(parts.data)
         if memos is None:
             memos = self._memos[parts.data] = {}
-        return memos.setdefault(how, Memo()).of(tuple(parts), lambda: self._make(parts, *how))
+        return memos.setdefault(how, Memo()).of(parts, self._make, *how)
 
 
 def pack_linear(parts: Parts, k: int, dtype: str, group_size: int | None) -> Any:

@@ -257,6 +257,20 @@ QK_OF(__m512i, _mm512_packus_epi16, (__m512i x, __m512i y), (packed<int16_t, uin
 QK_OF(__m256i, _mm256_permutevar8x32_epi32, (__m256i x, __m256i index), permuted<uint32_t>(x, index))
 QK_OF(__m512i, _mm512_permutexvar_epi32, (__m512i index, __m512i x), permuted<uint32_t>(x, index))
 
+[[maybe_unused]] __m256 _mm256_i32gather_ps(const float* table, __m256i at, int scale) {
+  __m256 z;
+  for (int i = 0; i < 8; ++i) z.set(i, table[at.at<int32_t>(i) * scale / 4]);
+  return z;
+}
+[[maybe_unused]] __m512 _mm512_permutex2var_ps(__m512 x, __m512i at, __m512 y) {
+  __m512 z;
+  for (int i = 0; i < 16; ++i) {
+    const int32_t j = at.at<int32_t>(i);
+    z.set(i, (j & 16 ? y : x).at<float>(j & 15));
+  }
+  return z;
+}
+
 template <class R>
 R blended(R x, const R& y, unsigned mask) {
   for (int i = 0; i < int(sizeof(R)) / 4; ++i)
