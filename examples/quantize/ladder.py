@@ -18,7 +18,7 @@ from qkernels.torch.validate import decibels
 
 BEARABLE = 0.005  # of accuracy, that a deployed model may lose
 PRECISIONS = {
-    "int8": qt.Precision(), "int4": qt.Precision("int4"), "int4/32": qt.Precision("int4", 32),
+    "int8": qt.Precision(), "int4": qt.Precision("int4"), "int4/32 gptq": qt.Precision("int4", 32, rounding="gptq"),
     "int2": qt.Precision("int2", weight_method="mse"),
 }  # fmt: skip
 
@@ -117,7 +117,7 @@ def main(case: Callable[[dict[str, Any] | None], Case], words: Sequence[str] | N
 
 def climb(case: Case, chart: str | None = None, train: bool = True) -> list[Row]:
     """Prints the table and the recommendation; returns the rows."""
-    found = sensitivity(case.model, case.calibration, candidates=PRECISIONS)
+    found = sensitivity(case.model, case.calibration, candidates=PRECISIONS, example=case.one)
     if chart:
         plot(found, chart)
     table = rows(case, found, train)

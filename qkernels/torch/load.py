@@ -10,9 +10,8 @@ import torch
 from torch import fx
 
 from qkernels.tensor import QTensor
-from qkernels.torch.conv import QConv2d
-from qkernels.torch.modules import QLinear
 from qkernels.torch.network import Codes, Dequantize, QAdd, QGlobalAverage, QMaxPool2d, Quantize
+from qkernels.torch.static import StaticConv2d, StaticLinear
 
 OP = "import_onnx"
 F32 = np.float32
@@ -153,9 +152,9 @@ class _Reader:
         bias = None if product.bias is None else torch.from_numpy(np.array(product.bias, F32))
         made: Any
         if how is None:
-            made = QLinear.from_qtensor(product.weight, bias, activation=product.activation)
+            made = StaticLinear.from_qtensor(product.weight, bias, activation=product.activation)
         else:
-            made = QConv2d.from_qtensor(product.weight, bias, activation=product.activation, **how)
+            made = StaticConv2d.from_qtensor(product.weight, bias, activation=product.activation, **how)
         x = product.x
         ranges: list[Any] = [float(x.scale), torch.tensor(x.zero, dtype=getattr(torch, x.dtype))]
         if out is not None:

@@ -163,15 +163,16 @@ class Sensitivity:
 def sensitivity(
     model: Any, calibration_data: Any, *, candidates: dict[str, Precision] | None = None,
     evaluate: Callable[[Any], float] | None = None, recipe: Recipe | None = None, times: bool = True,
-    progress: bool = True,
+    example: Any = None, progress: bool = True,
 ) -> Sensitivity:  # fmt: skip
     """Every layer in every precision on its own: how much it disturbs the model, how long it takes, how large it is.
 
     calibration_data, recipe   as of `quantize_model`; of the recipe all but the precisions. The data is read again for
-                               every candidate, its first batch is what layers are timed on
+                               every candidate
     candidates   {name: Precision}; default int8, int4 and int4 in groups of 32. "float" always is one
     evaluate     model → a number, the larger the better: an accuracy. It is called for each layer and candidate
     times        measure each layer in each precision, as a median of interleaved calls
+    example      what they are timed on, an input of the model; default: the data's first batch
 
     Raises  as `quantize_model`; ValueError a candidate named "float".
     """
@@ -203,7 +204,7 @@ def sensitivity(
     found = Sensitivity(options, {FLOAT: Precision(FLOAT), **given}, base)
     if times:
         networks = {candidate: convert(graph) for candidate, graph in graphs.items()}
-        _time(found, {FLOAT: model, **networks}, data[0])
+        _time(found, {FLOAT: model, **networks}, data[0] if example is None else example)
     return found
 
 
