@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 import practice_cases as cases  # noqa: E402
 
 import qkernels.torch as qt  # noqa: E402
-from qkernels.torch.sensitivity import Option, Sensitivity, fastest, plot, sensitivity  # noqa: E402
+from qkernels.torch.sensitivity import Option, Sensitivity, best_within, fastest, plot, sensitivity  # noqa: E402
 
 P = qt.Precision
 
@@ -127,6 +127,11 @@ def test_sensitivity_of_a_network(tmp_path: Path) -> None:
     assert reached >= -0.05 and evaluate(made) == reached
     with pytest.raises(ValueError, match="no assignment reaches 1; the closest"):
         fastest(found, model, data, evaluate, 1.0, cost="nbytes")
+    timed = sensitivity(model, data[:1], candidates={"int8": P()}, example=x)
+    plan, made, took = best_within(timed, model, data, x, 1e4)
+    assert plan.noise == 0 and took <= 1e4 and made is model  # with time to spare all stays in float
+    with pytest.raises(ValueError, match="no assignment takes 1e-06 ms or less; the closest"):
+        best_within(timed, model, data, x, 1e-6)
     pytest.importorskip("matplotlib")
     plot(found, tmp_path / "front.svg", "nbytes")
     assert "<svg" in (tmp_path / "front.svg").read_text()

@@ -318,6 +318,38 @@ def fastest(
     return met
 
 
+def best_within(
+    found: Sensitivity, model: Any, calibration_data: Any, example: Any, milliseconds: float, *, tries: int = 8,
+    progress: bool = False,
+) -> tuple[Plan, Any, float]:  # fmt: skip
+    """(plan, model, milliseconds): of the assignments whose models take no longer, as measured, the one of least noise.
+
+    The sum of the layers' times leaves out what changing between floats and codes costs, so the models of the front and
+    of the uniform precisions are made and measured on `example`, least noise first: `tries` of the front, spread.
+    Raises  ValueError a time that none of those met, with the closest.
+    """
+    from qkernels.demo.product import milliseconds as measured
+
+    front = [plan for plan in found.front() if plan.milliseconds <= milliseconds] or found.front()[:1]
+    spread = sorted({int(i) for i in np.linspace(0, len(front) - 1, tries)})
+    uniform = [found.uniform(name) for name in found.precisions]
+    order = sorted([*(front[i] for i in spread), *uniform], key=lambda plan: plan.noise)
+    closest = math.inf
+    for plan in order:
+        recipe = found.recipe(plan)
+        everything = all(one.weights == FLOAT for one in recipe.layers.values())
+        made = model if everything else quantize_model(model, calibration_data, recipe, progress=progress)
+        with torch.no_grad():
+            took = measured(lambda network=made: call(network, example), rounds=31)  # type: ignore[misc]
+        closest = min(closest, took)
+        if took <= milliseconds:
+            return plan, made, took
+    raise ValueError(
+        f"best_within: no assignment takes {milliseconds:.4g} ms or less; the closest that was tried takes "
+        f"{closest:.4g} ms"
+    )
+
+
 def plot(found: Sensitivity, path: Any, cost: str = "milliseconds") -> None:
     """The front, and every precision for all layers alike, as an image: .png, .svg, …; needs matplotlib."""
     from matplotlib.figure import Figure
