@@ -57,8 +57,8 @@ def test_codes_stay_codes_between_layers() -> None:
     assert kinds.count(Quantize) == 1  # the input, and nothing else
     assert {QAdd, QMaxPool2d, QGlobalAverage} <= set(kinds)
     assert quantized.floats == {}
-    assert isinstance(quantized.stem, qt.QConv2d) and quantized.stem.activation == "relu"
-    assert quantized.hidden.activation == "relu6"
+    assert isinstance(quantized.stem, qt.QConv2d) and quantized.stem.activation == (0.0, float("inf"))
+    assert quantized.hidden.activation == (0.0, 6.0)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in quantized.modules())
     kept = sum(v.numel() * v.element_size() for v in quantized.state_dict().values())
     assert kept < 0.5 * sum(v.numel() * v.element_size() for v in model.state_dict().values())

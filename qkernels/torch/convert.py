@@ -138,12 +138,11 @@ class _Converter:
     def _layer(self, node: fx.Node, layer: Layer) -> None:
         bias = None if layer.bias is None else layer.bias.detach()
         q, activation = layer.qtensor(), layer.activation
-        named = {(0.0, float("inf")): "relu", (0.0, 6.0): "relu6"}.get(activation, activation)
         made: Any
         if layer.how is None:
-            made = StaticLinear.from_qtensor(q, bias, activation=named)
+            made = StaticLinear.from_qtensor(q, bias, activation=activation)
         else:
-            made = StaticConv2d.from_qtensor(q, bias, activation=named, **layer.how)
+            made = StaticConv2d.from_qtensor(q, bias, activation=activation, **layer.how)
         made.eval()
         source = node.args[0]
         if not layer.dynamic:

@@ -34,7 +34,8 @@ class _Known:
         self.scale = QTensor(layer.weight.new_zeros(0, dtype=torch.int8).numpy(), float(layer.input_scale))._scale
         self.dtype = "uint8" if zero is not None and zero.dtype is torch.uint8 else "int8"
         self.bias = self._bias(layer)
-        self.finish: dict[str, Any] = {"activation": layer.activation}
+        names = {clamp: name for name, clamp in NAMED.items()}  # by name, `linear` has a shorter road
+        self.finish: dict[str, Any] = {"activation": names.get(layer.activation, layer.activation)}
         if layer.output_scale is not None:
             self.finish["out_scale"] = float(layer.output_scale)
             self.finish["out_zero_point"] = 0 if out_zero is None else int(out_zero)
