@@ -151,6 +151,18 @@ def test_smoothing_changes_nothing_in_float_and_helps_in_codes() -> None:
     assert errors[0.5] < 0.5 * errors[None], errors
 
 
+def test_a_filter_of_nearly_nothing_keeps_its_bias() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(4, 6, 3), nn.ReLU(), nn.Conv2d(6, 2, 1))
+    with torch.no_grad():
+        model[0].weight[2] *= 1e-12
+        model[0].bias[2] = 5.0
+    data = [torch.rand(4, 4, 8, 8)]
+    quantized = qt.quantize_model(model, data)
+    assert cases.relative(quantized(data[0]), model(data[0]).detach()) < 0.02
+    assert torch.equal(quantized(data[0]), quantized.prepared(data[0]))
+
+
 def test_layers_called_twice_and_padding_and_functional_layers() -> None:
     class Odd(nn.Conv2d):
         def forward(self, x: Any) -> Any:

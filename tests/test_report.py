@@ -36,7 +36,7 @@ def test_the_numbers() -> None:
     stem, last = found.layers[0], found.layers[-1]
     assert stem.clipped == pytest.approx(1 / (2 * x.numel()))
     assert stem.outliers[0][0] == 0 and stem.outliers[0][1] > 20
-    assert sum(stem.counts) == 2 * x.numel() and stem.edges[0] < stem.low < stem.high < stem.edges[-1]
+    assert sum(stem.counts) == 2 * x.numel() and stem.low < stem.high < stem.edges[-1]
     assert last.precision == "int4" and last.weight_sqnr_db < 30 < stem.weight_sqnr_db
     assert last.nbytes < last.float_bytes / 4
     plain = validate(model, qt.quantize_model(model, data), [x], times=False)
