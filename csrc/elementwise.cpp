@@ -67,20 +67,20 @@ Matrix matrix(const py::handle& object, const char* type, bool writeable, const 
   return {array->data, array->dimensions[0], array->dimensions[1]};
 }
 
-// "f32" → "f4", "s16" → "i2"
+// "f32" → "f4", "s16" → "i2"; "bf16" → "u2", its bits
 struct NumpyType {
   char name[3];
   explicit NumpyType(const char* ours) {
-    const int bits = atoi(ours + 1);
-    name[0] = ours[0] == 's' ? 'i' : ours[0];
+    const int bits = atoi(ours + (ours[0] == 'b' ? 2 : 1));
+    name[0] = ours[0] == 's' ? 'i' : ours[0] == 'b' ? 'u' : ours[0];
     name[1] = char('0' + bits / 8);
     name[2] = 0;
   }
 };
 
 const char* second_type(const char* types) {
-  while (*++types >= '0' && *types <= '9') {
-  }
+  while (*types < '0' || *types > '9') ++types;
+  while (*types >= '0' && *types <= '9') ++types;
   return types;
 }
 
@@ -212,6 +212,18 @@ void lookup_array(int index, const py::handle& x, const py::handle& table, const
   start(row, job, threads);
 }
 
+void softmax_array(int index, const py::handle& x, const py::handle& table, float factor, int zero,
+                   const py::handle& out, int threads) {
+  const ElementwiseRow& row = row_for(index, "softmax");
+  Elementwise job = job_of(row, x, out, 0, 0);
+  const Matrix t = matrix(table, "f4", false, "the table is not float32");
+  require(t.rows == 1 && t.columns == 256, "the table has not 256 entries");
+  job.scale = static_cast<const float*>(t.data);
+  job.a_factor = factor, job.a_zero = zero;
+  job.at = {1, 1, 1, job.inner};
+  start(row, job, threads);
+}
+
 }  // namespace
 
 void add_elementwise(PyObject* module) {
@@ -237,6 +249,8 @@ void add_elementwise(PyObject* module) {
         "Kernel.run of one row of mul. threads as of gemm.");
   m.def("lookup", &lookup_array, py::arg("row"), py::arg("x"), py::arg("table"), py::arg("out"), py::arg("threads"),
         "Kernel.run of one row of lookup. threads as of gemm.");
+  m.def("softmax", &softmax_array, py::arg("row"), py::arg("x"), py::arg("table"), py::arg("factor"), py::arg("zero"),
+        py::arg("out"), py::arg("threads"), "Kernel.run of one row of softmax. threads as of gemm.");
 }
 
 }  // namespace qk

@@ -5,6 +5,14 @@
 
 namespace qk {
 
+// Real numbers that C++ has no type for.
+struct Half {  // f16
+  uint16_t bits;
+};
+struct Bfloat {  // bf16
+  uint16_t bits;
+};
+
 // Which scale an element has: qkernels/kernel.py, Scales. Element i, j of (rows, inner) takes number
 // (i / repeat) % rows, j / group of the (rows, columns) scales.
 struct Placement {
@@ -30,16 +38,18 @@ struct Elementwise {
   void* out;
   idx rows, inner;
   Placement at;
-  const float* scale;   // quantize, dequantize
+  const float* scale;   // quantize, dequantize. softmax: 256 exponentials
   const int32_t* zero;  // or null
   Requantizer by;       // requantize: arrays of the placement's size
   int32_t low, high;    // codes
   float* found_scale;   // dynamic_quantize, one for each `at.group` elements of a row
   int32_t *found_zero, *sums;
   const void* other;                 // add, mul: the second operand, of the first's type
-  float a_factor, b_factor, offset;  // add: its two ratios and the offset. mul: m, unused, the result's zero point
+  float a_factor, b_factor, offset;  // add: its two ratios and the offset. mul: m, unused, the result's zero point.
+                                     // softmax: a_factor one over the result's scale, a_zero its zero point
   int32_t a_zero, b_zero;            // mul
   const uint8_t* table;              // lookup: 256 entries
+  bool fresh;                        // out is memory that the system has yet to hand out, page by page
   bool stream;                       // the output is larger than the caches: written past them
 };
 
@@ -63,6 +73,7 @@ struct ElementwiseRow {
   // (their sum is returned). Else null.
   Extent (*extent)(const Elementwise&, Range elements);
   int32_t (*codes)(const Elementwise&, Range elements, Extent);
+  bool whole_rows = false;  // columns are not divided
 };
 
 struct ElementwiseList {

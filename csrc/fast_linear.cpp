@@ -41,22 +41,6 @@ LinearHandle* handle_of(PyObject* object) {
                                                 : nullptr;
 }
 
-bool is_float32(PyObject* array) {
-  const auto* descr = pybind11::detail::array_descriptor_proxy(pybind11::detail::array_proxy(array)->descr);
-  return descr->type_num == npy_api::NPY_FLOAT_ && descr->byteorder != '>';
-}
-
-bool adjacent(const View& v, idx bytes) {
-  idx step = bytes;
-  for (int d = v.dims - 1; d >= 0; step *= v.shape[d--])
-    if (v.shape[d] != 1 && v.strides[d] != step) return false;
-  return v.aligned;
-}
-
-bool overlap(const View& x, idx x_bytes, const View& y, idx y_bytes) {
-  return x.data && y.data && x.data < y.data + y_bytes && y.data < x.data + x_bytes;
-}
-
 PyObject* new_array(const View& x, idx n, int type) {
   const npy_api& api = npy_api::get();
   Py_intptr_t shape[kMaxBatchDims + 2];

@@ -58,6 +58,24 @@ inline bool is_exact_array(PyObject* object) {
   return Py_TYPE(object) == pybind11::detail::npy_api::get().PyArray_Type_;
 }
 
+inline bool is_float32(PyObject* array) {
+  namespace detail = pybind11::detail;
+  const auto* descr = detail::array_descriptor_proxy(detail::array_proxy(array)->descr);
+  return descr->type_num == detail::npy_api::NPY_FLOAT_ && descr->byteorder != '>';
+}
+
+// C contiguous, aligned.
+inline bool adjacent(const View& v, idx bytes) {
+  idx step = bytes;
+  for (int d = v.dims - 1; d >= 0; step *= v.shape[d--])
+    if (v.shape[d] != 1 && v.strides[d] != step) return false;
+  return v.aligned;
+}
+
+inline bool overlap(const View& x, idx x_bytes, const View& y, idx y_bytes) {
+  return x.data && y.data && x.data < y.data + y_bytes && y.data < x.data + x_bytes;
+}
+
 // Null for anything else than our capsule.
 inline const Packed* packed_of(PyObject* object) {
   return PyCapsule_IsValid(object, kPackedName) ? static_cast<const Packed*>(PyCapsule_GetPointer(object, kPackedName))

@@ -11,6 +11,7 @@ from qkernels.config import show_config
 from qkernels.conv_weight import PackedConv
 from qkernels.dispatch import explain, kernels, use
 from qkernels.kernel import Kernel, NoKernelError
+from qkernels.library import get_cmake_dir, get_include, get_library
 from qkernels.ops.add import add
 from qkernels.ops.calibrate import calibrate
 from qkernels.ops.concat import concat
@@ -30,9 +31,11 @@ from qkernels.ops.quantization_error import QuantizationError, quantization_erro
 from qkernels.ops.quantize import fake_quantize, quantize
 from qkernels.ops.requantize import requantize
 from qkernels.ops.softmax import softmax
+from qkernels.ops.topk import topk
 from qkernels.patch import patch_numpy
 from qkernels.tensor import QTensor
 from qkernels.threads import get_num_threads, register_threadpoolctl, set_num_threads
+from qkernels.tune import tune
 from qkernels.weight import PackedLinear, PackedMatrix
 
 __version__ = "0.1.0"
@@ -58,6 +61,9 @@ __all__ = [
     "dynamic_quantize",
     "explain",
     "fake_quantize",
+    "get_cmake_dir",
+    "get_include",
+    "get_library",
     "get_num_threads",
     "global_avg_pool",
     "grouped_linear",
@@ -78,5 +84,7 @@ __all__ = [
     "set_num_threads",
     "show_config",
     "softmax",
+    "topk",
+    "tune",
     "use",
 ]

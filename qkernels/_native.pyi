@@ -2,10 +2,11 @@
 The compiled half of qkernels: kernels, packing, threads. Private; see csrc/README.md.
 """
 from __future__ import annotations
+import collections.abc
 import numpy
 import typing
 import typing_extensions
-__all__: list[str] = ['add', 'available_cpus', 'cache_bytes', 'conv', 'conv_again', 'conv_ready', 'depthwise', 'depthwise_rows', 'dequantize', 'dynamic_quantize', 'elementwise_rows', 'emulated', 'fast', 'fast_codes', 'fast_linear', 'features', 'forget', 'gemm', 'get_num_threads', 'int4_rows', 'linear', 'linear_int4', 'lookup', 'mul', 'pack', 'packed', 'packed_int4', 'packed_linear', 'packed_linear_int4', 'peak', 'quantize', 'read_memory', 'remember', 'remember_linear', 'requantize', 'rows', 'set_num_threads', 'watch']
+__all__: list[str] = ['add', 'available_cpus', 'cache_bytes', 'conv', 'conv_again', 'conv_ready', 'depthwise', 'depthwise_rows', 'dequantize', 'dynamic_quantize', 'elementwise_rows', 'emulated', 'fast', 'fast_codes', 'fast_dequantize', 'fast_dynamic', 'fast_linear', 'fast_pair', 'fast_quantize', 'fast_requantize', 'fast_tensors', 'features', 'forget', 'gemm', 'get_num_threads', 'int4_rows', 'lend_team', 'linear', 'linear_int4', 'lookup', 'mul', 'pack', 'packed', 'packed_int4', 'packed_linear', 'packed_linear_int4', 'peak', 'pool', 'pool_rows', 'quantize', 'read_memory', 'remember', 'remember_elements', 'remember_linear', 'requantize', 'rows', 'set_num_threads', 'softmax', 'topk', 'watch']
 def add(row: typing.SupportsInt | typing.SupportsIndex, a: typing.Any, b: typing.Any, a_ratio: typing.SupportsFloat | typing.SupportsIndex, b_ratio: typing.SupportsFloat | typing.SupportsIndex, offset: typing.SupportsFloat | typing.SupportsIndex, out: typing.Any, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
     Kernel.run of one row of add. threads as of gemm.
@@ -20,9 +21,9 @@ def conv(row: typing.SupportsInt | typing.SupportsIndex, x: numpy.ndarray, data:
     """
     Kernel.run of op "conv" on one row. threads as of gemm.
     """
-def conv_again(ready: typing_extensions.CapsuleType, x: numpy.ndarray, out: numpy.ndarray) -> None:
+def conv_again(ready: typing_extensions.CapsuleType, x: numpy.ndarray, out: numpy.ndarray, residual: typing.Any = None) -> None:
     """
-    The same convolution of another image, C contiguous, into another result.
+    The same convolution of another image, C contiguous, into another result; of another residual if it had one.
     """
 def conv_ready(is_depthwise: bool, row: typing.SupportsInt | typing.SupportsIndex, x: numpy.ndarray, data: numpy.ndarray, sums: numpy.ndarray, matrices: typing.SupportsInt | typing.SupportsIndex, w_signed: bool, geometry: tuple, out: numpy.ndarray, x_zero: typing.SupportsInt | typing.SupportsIndex, epilogue: tuple) -> typing_extensions.CapsuleType:
     """
@@ -56,9 +57,33 @@ def fast_codes(*args, **kwargs):
     """
     fast_codes(x, packed, bias, activation, out, scale, zero, out_scale, out_zero) → likewise, of codes.
     """
+def fast_dequantize(*args, **kwargs):
+    """
+    fast_dequantize(codes, scale, zero, axes) → float32, or None where Python must decide.
+    """
+def fast_dynamic(*args, **kwargs):
+    """
+    fast_dynamic(x, dtype, per_row) , or None where Python must decide.
+    """
 def fast_linear(*args, **kwargs):
     """
     fast_linear(x, packed, bias, activation, out) → the result, or None where Python must decide.
+    """
+def fast_pair(*args, **kwargs):
+    """
+    fast_pair(product, a, a_scale, a_zero, b, b_scale, b_zero, scale, zero) → (codes, scale), or None where Python must decide.
+    """
+def fast_quantize(*args, **kwargs):
+    """
+    fast_quantize(x, scale, zero, dtype, axes) → (codes, scale), or None where Python must decide.
+    """
+def fast_requantize(*args, **kwargs):
+    """
+    fast_requantize(acc, scale, zero, dtype, axes, bias, rounding, out) → codes, or None where Python must decide.
+    """
+def fast_tensors(*args, **kwargs):
+    """
+    fast_tensors(x, packed, bias, activation, residual, type) → a tensor, or None where Python must decide.
     """
 def features() -> dict:
     """
@@ -77,6 +102,10 @@ def get_num_threads() -> int:
 def int4_rows() -> list:
     """
     Every kernel of 4- and 2-bit weights, as data.
+    """
+def lend_team(run: typing.SupportsInt | typing.SupportsIndex, number: typing.SupportsInt | typing.SupportsIndex, size: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    Addresses of GOMP_parallel, omp_get_thread_num and omp_get_num_threads: work on those threads. 0: on our own.
     """
 def linear(row: typing.SupportsInt | typing.SupportsIndex, a: numpy.ndarray, w: typing.Any, out: numpy.ndarray, epilogue: tuple, threads: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
     """
@@ -118,6 +147,14 @@ def peak(row: typing.SupportsInt | typing.SupportsIndex, rounds: typing.Supports
     """
     Multiply from registers only; operations done.
     """
+def pool(row: typing.SupportsInt | typing.SupportsIndex, x: numpy.ndarray, kernel: typing.Annotated[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], "FixedSize(2)"], stride: typing.Annotated[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], "FixedSize(2)"], before: typing.Annotated[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], "FixedSize(2)"], dilation: typing.Annotated[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], "FixedSize(2)"], average: typing.Any, out: numpy.ndarray, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    Kernel.run of one row of max_pool, avg_pool or channel_sum. threads as of gemm.
+    """
+def pool_rows() -> list:
+    """
+    Every pool of this build, as data.
+    """
 def quantize(row: typing.SupportsInt | typing.SupportsIndex, x: typing.Any, scale: typing.Any, zero: typing.Any, repeat: typing.SupportsInt | typing.SupportsIndex, group: typing.SupportsInt | typing.SupportsIndex, low: typing.SupportsInt | typing.SupportsIndex, high: typing.SupportsInt | typing.SupportsIndex, out: typing.Any, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
     Kernel.run of one row of quantize. threads as of gemm.
@@ -129,6 +166,10 @@ def read_memory(data: numpy.ndarray, rounds: typing.SupportsInt | typing.Support
 def remember(*args, **kwargs):
     """
     remember(row, a_signed, w_signed, packed, m, n, k): fast() runs this shape on this row.
+    """
+def remember_elements(*args, **kwargs):
+    """
+    remember_elements(row, rows, inner): this row runs its op and types at these sizes.
     """
 def remember_linear(*args, **kwargs):
     """
@@ -145,6 +186,14 @@ def rows() -> list:
 def set_num_threads(n: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
     0: as many as this process may use.
+    """
+def softmax(row: typing.SupportsInt | typing.SupportsIndex, x: typing.Any, table: typing.Any, factor: typing.SupportsFloat | typing.SupportsIndex, zero: typing.SupportsInt | typing.SupportsIndex, out: typing.Any, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    Kernel.run of one row of softmax. threads as of gemm.
+    """
+def topk(row: typing.SupportsInt | typing.SupportsIndex, corpus: numpy.ndarray, queries: numpy.ndarray, scores: numpy.ndarray, indices: numpy.ndarray, distance: bool, threads: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
+    """
+    Kernel.run of op topk, on one row. threads as of gemm.
     """
 def watch(*args, **kwargs):
     """

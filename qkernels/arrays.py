@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from qkernels.dtypes import FLOAT_TYPES, bfloat16_bits, cast_float, listed, name_of
+from qkernels.dtypes import FLOAT_TYPES, bfloat16, bfloat16_bits, cast_float, listed, name_of
 
 
 def is_torch(x: Any) -> bool:
@@ -79,6 +79,21 @@ def as_float32(x: Any, op: str, name: str) -> np.ndarray:
         return as_array(x, op, name).astype(np.float32, copy=False)
 
 
+def as_reals(x: Any, op: str, name: str) -> tuple[np.ndarray, str]:
+    """(x as kernels read it, its memory where it can be: float32, float16, float64, or bfloat16's bits in uint16;
+    that type in kernels' names)."""
+    if type(x) is np.ndarray and x.dtype == np.float32:
+        return x, "f32"
+    kind = float_name(x)
+    if kind == "bfloat16":
+        bits = x.detach().view(sys.modules["torch"].int16) if is_torch(x) else x
+        return as_array(bits, op, name).view(np.uint16), "bf16"
+    if kind not in FLOAT_TYPES:
+        return as_float32(x, op, name), "f32"  # refuses
+    array = as_array(x, op, name)
+    return array.astype(array.dtype.newbyteorder("="), copy=False), f"f{8 * array.itemsize}"
+
+
 def new_array(array: np.ndarray, library: str) -> Any:
     """A result that nobody else holds, in its library."""
     if library == "numpy":
@@ -86,6 +101,17 @@ def new_array(array: np.ndarray, library: str) -> Any:
     import torch
 
     return torch.from_numpy(array if array.flags.writeable and array.flags.c_contiguous else array.copy())
+
+
+def from_reals(reals: np.ndarray, dtype: str, library: str) -> Any:
+    """What a kernel wrote, bfloat16's bits in uint16, as an array of that float type in its library."""
+    if dtype != "bfloat16":
+        return new_array(reals, library)
+    if library == "torch":
+        import torch
+
+        return torch.from_numpy(reals.view(np.int16)).view(torch.bfloat16)
+    return reals.view(bfloat16())
 
 
 def new_floats(values: np.ndarray, dtype: str, library: str) -> Any:

@@ -44,6 +44,19 @@ class DeviceArray(NamedTuple):
             step *= size
         return True
 
+    def may_overlap(self, other: DeviceArray) -> bool:
+        """Do the memory that the two span have bytes in common?"""
+        if self.device != other.device or not self.size or not other.size:
+            return False
+        (low, high), (first, last) = self._span(), other._span()
+        return low < last and first < high
+
+    def _span(self) -> tuple[int, int]:
+        item = item_bytes(self.dtype)
+        reach = [step * (size - 1) * item for size, step in zip(self.shape, self.strides, strict=True)]
+        low = self.pointer + sum(part for part in reach if part < 0)
+        return low, self.pointer + sum(part for part in reach if part > 0) + item
+
     def new(self, shape: tuple[int, ...], dtype: str) -> DeviceArray:
         """Room beside it: its library's allocator, its device. Not initialised."""
         return view(empty(self.owner, shape, dtype), self)
@@ -60,6 +73,10 @@ class DeviceArray(NamedTuple):
             return view(_full(self.owner, shape, values, dtype), self)
         return view(_uploaded(self.owner, np.ascontiguousarray(np.broadcast_to(values, shape), dtype)), self)
 
+    def converted(self, dtype: str) -> DeviceArray:
+        """Itself, or a copy by its library in another type."""
+        return self if self.dtype == dtype else view(_spread(self.owner, dtype, self.shape), self)
+
     def shaped(self, *shape: int) -> DeviceArray:
         """A contiguous array by another shape."""
         return self._replace(shape=shape, strides=_adjacent(shape))
@@ -70,6 +87,10 @@ class DeviceArray(NamedTuple):
         if self.contiguous and self.shape == wanted:
             return self
         return view(_spread(self.owner, self.dtype, wanted), self)
+
+
+def item_bytes(dtype: str) -> int:
+    return 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
 
 
 def is_on_device(x: Any) -> bool:

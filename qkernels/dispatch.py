@@ -15,21 +15,27 @@ from contextvars import ContextVar
 from typing import Any
 
 from qkernels import hardware as _hardware
+from qkernels import tuned
 from qkernels.backends import (
     cuda,
     native,
     native_elementwise,
     native_int4,
+    native_pools,
+    native_topk,
     numba_cpu,
     numba_cuda,
     numba_elementwise,
     numba_groups,
+    numba_network,
     numpy_cpu,
     numpy_elementwise,
     numpy_groups,
     numpy_network,
+    numpy_topk,
     reference,
     reference_network,
+    reference_topk,
 )
 from qkernels.kernel import Hardware, Kernel, NoKernelError, Problem
 
@@ -38,21 +44,27 @@ KERNELS: tuple[Kernel, ...] = (
     *native.KERNELS,
     *native_elementwise.KERNELS,
     *native_int4.KERNELS,
+    *native_pools.KERNELS,
+    *native_topk.KERNELS,
     *numba_cpu.KERNELS,
     *numba_elementwise.KERNELS,
     *numba_groups.KERNELS,
+    *numba_network.KERNELS,
     *numpy_cpu.KERNELS,
     *numpy_elementwise.KERNELS,
     *numpy_groups.KERNELS,
     *numpy_network.KERNELS,
+    *numpy_topk.KERNELS,
     *reference.KERNELS,
     *reference_network.KERNELS,
+    *reference_topk.KERNELS,
     *cuda.KERNELS,
     *numba_cuda.KERNELS,
 )
 
 _pattern: ContextVar[str | None] = ContextVar("qkernels.use", default=None)
 _default_pattern = os.environ.get("QKERNELS_USE") or "*"
+_record: ContextVar[list[str] | None] = ContextVar("qkernels.record", default=None)
 
 
 class Explanation:
@@ -121,15 +133,55 @@ def survey(problem: Problem, hardware: Hardware, pattern: str = "*") -> Explanat
     return Explanation(problem, best, costs, declined)
 
 
+@functools.lru_cache(maxsize=4096)
+def _here(problem: Problem, hardware: Hardware, pattern: str) -> Explanation:
+    """`survey` of this machine, and what `tune` found on it."""
+    answer = survey(problem, hardware, pattern)
+    name = tuned.winner(problem) if pattern == "*" else ""
+    best = next((kernel for kernel in KERNELS if kernel.name == name and name in answer.costs), None)
+    if best is None:
+        return answer
+    return Explanation(problem, best, answer.costs, answer.declined, "tuned: this one was the fastest here")
+
+
+def forget(*arguments: Any) -> None:
+    """Decisions are made anew, those that were remembered with these weights too."""
+    _here.cache_clear()
+    if native._native is not None:
+        native._native.forget()
+    for argument in arguments:
+        for weight in (argument, getattr(argument, "_packed", None)):
+            if hasattr(weight, "_handle"):
+                weight._handle = None
+
+
 def choose(problem: Problem, hardware: Hardware | None = None, pattern: str | None = None) -> Kernel:
-    """The kernel that runs `problem` on `hardware` (default: this machine). Pure; raises NoKernelError."""
-    if hardware is None and problem.device:
-        hardware = _hardware.beside(int(problem.device.removeprefix("cuda:")))
-    answer = survey(problem, hardware or _hardware.detect(), pattern or pattern_in_force())
+    """The kernel that runs `problem`: on `hardware`, pure, or on this machine, as tuned. Raises NoKernelError."""
+    pattern = pattern or pattern_in_force()
+    answer = survey(problem, hardware, pattern) if hardware else _here(problem, _this_machine(problem), pattern)
     if answer.kernel is None:
         same = {k.name for k in KERNELS if k.op == problem.op and k.types == problem.types}
         raise NoKernelError(problem, {name: why for name, why in answer.declined.items() if name in same})
+    names = _record.get()
+    if names is not None:
+        names.append(answer.kernel.name)
     return answer.kernel
+
+
+def _this_machine(problem: Problem) -> Hardware:
+    return _hardware.beside(int(problem.device.removeprefix("cuda:"))) if problem.device else _hardware.detect()
+
+
+@contextlib.contextmanager
+def record() -> Iterator[list[str]]:
+    """The names of the kernels that are chosen within the block, in order. Decisions that were made before, and are
+    remembered by a short way in, are not made again: within `use` of another pattern they are."""
+    names: list[str] = []
+    token = _record.set(names)
+    try:
+        yield names
+    finally:
+        _record.reset(token)
 
 
 @contextlib.contextmanager
@@ -160,13 +212,11 @@ def explain(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Explanation
     problem = problem_of(*args, **kwargs)
     if isinstance(problem, str):
         return Explanation(None, None, {}, {}, problem)
-    here = _hardware.detect()
-    if problem.device:
-        here = _hardware.beside(int(problem.device.removeprefix("cuda:")))
-    answer = survey(problem, here, pattern_in_force())
+    answer = _here(problem, _this_machine(problem), pattern_in_force())
     note = getattr(fn, "note_of", _no_note)(*args, **kwargs)
     if note:
-        return Explanation(problem, answer.kernel, answer.costs, answer.declined, note)
+        notes = "\n".join(filter(None, (note, answer.note)))
+        return Explanation(problem, answer.kernel, answer.costs, answer.declined, notes)
     return answer
 
 
@@ -183,6 +233,10 @@ def pack_weights(b: Any) -> Any:
 
 # What ops ask of the GPU's backend beside a kernel's run: where operands lie, and an epilogue of the op's own.
 lies_well, pack_on_device, fused_on_device = cuda.lies_well, cuda.pack, cuda.run_fused
+# And what comes before or after one: scales of ranges, sums of parts of k in 64 bits.
+Found, find_scales_on_device, add_wide_on_device = cuda.Found, cuda.find_scales, cuda.add_wide
+Factor, prepare_on_device, row_sums_on_device = cuda.Factor, cuda.prepare_codes, cuda.row_sums
+types_on_device = cuda.OUTPUTS
 
 
 def pack_conv_weights(w: Any, groups: int, w_zero: Any, depthwise: bool) -> Any:
@@ -229,6 +283,24 @@ class LinearRoad:
             native._native.remember_linear(native.linear_handle(packed), native.INDEX[name], m, floats)
         elif floats and low in native_int4.INDEX:
             native._native.remember_linear(native_int4.linear_handle(packed), native_int4.INDEX[low], m, True)
+
+
+class ElementRoad:
+    """Likewise of the elementwise ops (csrc/fast_elements.cpp, which says what each takes): the answer, or None."""
+
+    def __init__(self, enabled: bool) -> None:
+        module: Any = native._native
+        self.enabled = enabled and module is not None
+        self.quantize: Callable[..., Any] = module.fast_quantize if self.enabled else _decline
+        self.dequantize: Callable[..., Any] = module.fast_dequantize if self.enabled else _decline
+        self.dynamic: Callable[..., Any] = module.fast_dynamic if self.enabled else _decline
+        self.requantize: Callable[..., Any] = module.fast_requantize if self.enabled else _decline
+        self.pair: Callable[..., Any] = module.fast_pair if self.enabled else _decline
+
+    def remember(self, kernel: Kernel, rows: int, inner: int) -> None:
+        """This kernel was chosen for arrays of (rows, inner)."""
+        if self.enabled and _pattern.get() is None and kernel.name in native_elementwise.INDEX:
+            native._native.remember_elements(native_elementwise.INDEX[kernel.name], rows, inner)
 
 
 def _decline(*args: Any) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import importlib.util
 
-from qkernels.backends import cuda, native
+from qkernels.backends import cuda, native, native_int4
 from qkernels.kernel import Hardware
 
 
 @functools.cache
 def detect() -> Hardware:
     """This machine. Detection asks the CPU and the operating system, never a list of models."""
-    runs = {row["isa"] for row in native.ROWS if row["runs_here"]}
+    runs = {row["isa"] for row in (*native.ROWS, *native_int4.ROWS) if row["runs_here"]}
     if importlib.util.find_spec("numba") is not None:
         runs.add("numba")
     return Hardware(cpu=frozenset(runs))

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 # Every instruction set, or its stand-in, that a kernel's name may end in. `reference` is the executable specification.
 ISAS = (
-    "portable", "x86_avx2", "x86_avxvnni", "x86_avx512bw", "x86_avx512vnni", "x86_amx",
+    "portable", "x86_avx2", "x86_avxvnni", "x86_avx512bw", "x86_avx512vnni", "x86_amx", "x86_amxbf16",
     "arm_neon", "arm_dotprod", "arm_i8mm",
     "cuda_dp4a", "cuda_sm75", "cuda_sm80", "cuda_sm90a",
     "numba", "numba_cuda", "numpy", "reference",
@@ -182,6 +182,7 @@ class Kernel:
 
     run, for the elementwise ops. Problem: m = rows, n = inner, k = 1, no layout. Types: those of x and out as they lie
     in memory ("f32s8"): 4- and 2-bit codes live in s8 and u8, and `limits` = (lowest, highest) code tells them apart.
+    Where f32 stands below, f16, f64 and bf16 (its bits, in uint16) are widened or narrowed on the way (A1).
     Every array is C contiguous, (rows, inner) with rows, inner ≥ 1; out overlaps no input; all of it is written.
 
         op "quantize"          run(x, scales, limits, out)                                          f32 → codes     (A7)
@@ -199,7 +200,13 @@ class Kernel:
         op "lookup"            run(x, table, out)              (n,) uint8 each, whatever they mean; table (256,)  (A15)
         op "max_pool"          run(x, window, out)             (n, h, w, c), any strides                          (A16)
         op "avg_pool"          run(x, window, average, out)    likewise                                           (A16)
+        op "channel_sum"       run(x, out)                     likewise → int32 (n, 1, 1, c), C contiguous        (A16)
         op "softmax"           run(x, table, factor, zero, out)    (rows, n), C contiguous; table (256,) float32  (A17)
+
+    run, for op "topk":  run(corpus, queries, metric, scores, indices)            the best rows of corpus    (A18)
+        Problem: m rows of corpus, n queries, k dimensions; types those of corpus, queries, scores.
+        corpus  (m, k), queries (n, k) int8 or uint8, any strides; metric "ip" or "l2"
+        scores  int32, indices int64: (n, wanted), C contiguous, written; 1 ≤ wanted ≤ m
     """
 
     name: str

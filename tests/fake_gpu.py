@@ -45,6 +45,9 @@ class Array:
     def astype(self, dtype: Any) -> Array:
         return asarray(self._values.astype(dtype))
 
+    def reshape(self, shape: Any) -> Array:
+        return Array(self._values.reshape(shape), self.device.id)
+
     def swapaxes(self, i: int, j: int) -> Array:
         return Array(self._values.swapaxes(i, j), self.device.id)
 

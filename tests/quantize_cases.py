@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from qkernels import dispatch
-from qkernels.backends import native, native_elementwise
+from qkernels.backends import native, native_elementwise, native_pools
 from qkernels.hardware import detect
 from qkernels.kernel import Kernel, Problem
 
@@ -65,11 +65,12 @@ def runs(kernel: Kernel, start: int = 0) -> Iterator[Kernel]:
     """The ways to execute a row, for ever, from number `start`: a compiled one with 1, 2 and 7 threads where this CPU
     has its instruction set, and once through emulated intrinsics; others as they are. Skips where there is none."""
     ways = [] if missing(kernel) else [kernel]
-    if kernel.name in native_elementwise.INDEX:
-        at = native_elementwise.INDEX[kernel.name]
-        ways = [native_elementwise.kernels_of(native._native, n)[at] for n in THREADS] if ways else []
-        if _emulated is not None:
-            ways.append(native_elementwise.kernels_of(_emulated, 2)[at])
+    for compiled in (native_elementwise, native_pools):
+        if kernel.name in compiled.INDEX:
+            at = compiled.INDEX[kernel.name]
+            ways = [compiled.kernels_of(native._native, n)[at] for n in THREADS] if ways else []
+            if _emulated is not None:
+                ways.append(compiled.kernels_of(_emulated, 2)[at])
     if not ways:
         pytest.skip(f"{kernel.name}: {missing(kernel)}, and the module of emulated intrinsics is not built")
     return itertools.islice(itertools.cycle(ways), start % len(ways), None)
@@ -84,6 +85,31 @@ def code_types(letters: str) -> list[str]:
     """The types whose codes live in "s8", "u8", "s16", "u16"."""
     sign = "int" if letters[0] == "s" else "uint"
     return [sign + bits for bits in (("8", "4", "2") if letters[1:] == "8" else ("16",))]
+
+
+REALS = {"f32": np.float32, "f16": np.float16, "bf16": np.uint16, "f64": np.float64}
+
+
+def types_of(kernel: Kernel) -> tuple[str, str]:
+    """("bf16", "s8") of "bf16s8": real numbers and codes, whichever comes first."""
+    for real in ("bf16", "f16", "f32", "f64"):
+        if kernel.types.startswith(real) or kernel.types.endswith(real):
+            return real, kernel.types.removeprefix(real).removesuffix(real)
+    raise ValueError(kernel.types)
+
+
+def as_real(x: np.ndarray, real: str) -> tuple[np.ndarray, np.ndarray]:
+    """float32 → (the nearest numbers of another type as kernels read them, those in float32). float64: beside x, so
+    that it must be rounded."""
+    with np.errstate(over="ignore", under="ignore"):
+        if real == "bf16":
+            bits = x.view(np.uint32) >> 16 | (np.isnan(x) << 6)
+            return bits.astype(np.uint16), (bits << 16).astype(np.uint32).view(np.float32)
+        if real == "f64":
+            wide = x.astype(np.float64) * (1 + 2.0**-26)
+            return wide, wide.astype(np.float32)
+        kept = x.astype(REALS[real])
+        return kept, kept.astype(np.float32)
 
 
 def floats(rng: np.random.Generator, shape: tuple[int, ...], scale: np.ndarray) -> np.ndarray:

@@ -21,6 +21,8 @@ EVERYTHING = detect()._replace(cpu=detect().cpu | {kernel.isa for kernel in disp
 
 def runnable(kernel: Kernel) -> tuple[list[Kernel], str]:
     """How the kernel can be executed here, once for each number of threads, or why not."""
+    if kernel.device:
+        return [], "it is for arrays on a GPU, and has tests of its own (test_numba_cuda.py)"
     if kernel.name not in NATIVE:
         return [kernel], ""
     module = native._native if kernel.isa in HERE.cpu else _emulated

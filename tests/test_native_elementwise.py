@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from quantize_cases import runs
+from quantize_cases import REALS, runs
 
 from qkernels import dispatch
 from qkernels.backends import native, native_elementwise, numpy_elementwise
@@ -23,8 +23,9 @@ def of(op: str, types: str) -> list[Kernel]:
 
 def test_every_isa_has_every_op_and_type() -> None:
     codes = ("s8", "u8", "s16", "u16")
-    wanted = {("quantize", "f32" + c) for c in codes} | {("dequantize", c + "f32") for c in codes}
-    wanted |= {("dynamic_quantize", "f32" + c) for c in codes[:2]} | {("requantize", "s32" + c) for c in codes}
+    wanted = {("quantize", r + c) for c in codes for r in REALS} | {("dequantize", c + r) for c in codes for r in REALS}
+    wanted |= {("dynamic_quantize", r + c) for c in codes[:2] for r in REALS}
+    wanted |= {("requantize", "s32" + c) for c in codes} | {("softmax", c * 2) for c in codes[:2]}
     wanted |= {(op, c * 3) for op in ("add", "mul") for c in codes[:2]} | {("lookup", "u8u8")}
     for isa in {kernel.isa for kernel in NATIVE}:
         assert {(k.op, k.types) for k in NATIVE if k.isa == isa} == wanted

@@ -3,6 +3,7 @@ expansions; bad input. ONNX Runtime's word on each is in test_oracles_network.py
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,13 @@ from quantize_cases import runs, torch_or_skip
 
 import qkernels as qk
 from qkernels import dispatch
+from qkernels.backends import native_pools, numpy_network
 from qkernels.backends import reference_network as ref
 from qkernels.kernel import Average, Kernel, Product, Sum, Window
 from qkernels.ops.softmax import exponentials
 
 F32 = np.float32
-OPS = ("add", "mul", "lookup", "max_pool", "avg_pool", "softmax")
+OPS = ("add", "mul", "lookup", "max_pool", "avg_pool", "channel_sum", "softmax")
 DTYPES = {"s8": np.dtype(np.int8), "u8": np.dtype(np.uint8)}
 WINDOWS = [
     Window((1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1)),
@@ -101,12 +103,47 @@ def test_pools(kernel: Kernel) -> None:
         same(kernel, got, wanted, (window, by))
 
 
+@kernels_of("max_pool", "avg_pool")
+def test_pools_of_many_channels_and_columns(kernel: Kernel) -> None:
+    """More than a strip of results side by side, in either layout."""
+    rng, ways = np.random.default_rng(75), runs(kernel)
+    shapes = (1, 3, 4, 300), (1, 4, 530, 2)
+    windows = Window((3, 2), (2, 1), ((1, 1), (0, 1)), (1, 1)), Window((2, 3), (1, 2), ((0, 0), (2, 1)), (1, 1))
+    for (n, h, w, c), window in itertools.product(shapes, windows):
+        for nchw in (False, True):
+            x = codes(rng, kernel, (n, c, h, w)).transpose(0, 2, 3, 1)
+            x = x if nchw else np.ascontiguousarray(x)
+            size = [(x.shape[1 + d] + sum(window.pads[d]) - window.kernel[d]) // window.stride[d] + 1 for d in (0, 1)]
+            low = int(np.iinfo(x.dtype).min)
+            extra = () if kernel.op == "max_pool" else (Average(F32(0.07), low + 3, F32(0.05), low + 40, nchw),)
+            got = np.full((n, c, *size), 85, x.dtype).transpose(0, 2, 3, 1)
+            wanted = np.empty_like(got)
+            next(ways).run(x, window, *extra, got)
+            numpy_network._RUN[kernel.op](x, window, *extra, wanted)  # the reference takes a minute
+            same(kernel, got, wanted, (window, nchw))
+
+
+@kernels_of("channel_sum")
+def test_channel_sums(kernel: Kernel) -> None:
+    rng, ways = np.random.default_rng(76), runs(kernel)
+    for shape in ((1, 1, 1, 1), (2, 3, 5, 7), (1, 40, 40, 2), (3, 2, 2, 600), (2, 9, 1, 3)):
+        x = codes(rng, kernel, shape)
+        whole = codes(rng, kernel, (shape[0], shape[3], shape[1], shape[2] + 2)).transpose(0, 2, 3, 1)
+        turned = np.ascontiguousarray(x.transpose(0, 3, 1, 2)).transpose(0, 2, 3, 1)
+        for image in (x, turned, whole[:, :, 1:-1], x[::-1, ::-1]):
+            out = np.full((shape[0], 1, 1, shape[3]), 85, np.int32)
+            wanted = np.empty_like(out)
+            next(ways).run(image, out)
+            ref.channel_sum(image, wanted)
+            same(kernel, out, wanted, (shape, image.strides))
+
+
 @kernels_of("softmax")
 def test_softmax(kernel: Kernel) -> None:
     rng, ways = np.random.default_rng(74), runs(kernel)
     for i in range(60):
-        n = int(rng.choice([1, 2, 10, 65]))
-        x = codes(rng, kernel, (3, n))
+        n = int(rng.choice([1, 2, 10, 65, 300 if i % 9 == 0 else 5]))
+        x = codes(rng, kernel, (int(rng.integers(1, 11)), n))
         scale, factor = F32(2.0 ** rng.uniform(-8, 1)), F32(rng.choice([256, 255, 128, 1, 40000]))
         zero = int(rng.integers(np.iinfo(x.dtype).min, np.iinfo(x.dtype).max + 1))
         got, wanted = np.full(x.shape, 85, x.dtype), np.empty_like(x)
@@ -116,10 +153,11 @@ def test_softmax(kernel: Kernel) -> None:
         same(kernel, got, wanted, (i, scale, factor, zero))
 
 
-def test_every_op_has_a_row_of_numpy_and_of_the_reference() -> None:
+def test_every_op_has_a_row_of_everybody() -> None:
     for op in OPS:
         types = {k.types for k in dispatch.kernels(op)}
-        for isa in ("numpy", "reference"):
+        compiled = {k.isa for k in dispatch.kernels("max_pool") if k.name in native_pools.INDEX}
+        for isa in ("numpy", "numba", "reference", *compiled):
             assert {k.types for k in dispatch.kernels(op) if k.isa == isa} == types
 
 

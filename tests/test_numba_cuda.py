@@ -9,8 +9,10 @@ import sys
 
 import pytest
 
+ROOT = pathlib.Path(__file__).parent.parent
 SCRIPT = """
 import itertools
+import sys
 import numpy as np
 from qkernels.backends import numba_cuda, reference
 from qkernels.kernel import Multipliers, Scales
@@ -59,15 +61,87 @@ for rounding, (code, low, high, zero) in itertools.product(
     given = m if rounding == "half_even" else real
     wanted = reference.requantize(reference.add_bias(acc, bias), given, zero, of[code], rounding, (low, high))
     assert np.array_equal(out, wanted), (rounding, code)
+
+sys.path.insert(0, "tests")
+from conv_cases import OUTS, Case, conv, operands
+
+geometries = itertools.cycle((
+    conv((3, 4), 3, 2, (3, 3), pads=1), conv((5,), 4, 6, (2,), 2, groups=2), conv((2, 3, 3), 2, 2, (2, 2, 1), groups=2),
+    conv((4, 4), 2, 3, (2, 2), dilation=2, batch=2), conv((3, 3), 1, 3, (1, 1), 2, -1 + 1),
+))
+types = itertools.cycle(numba_cuda.TYPES)
+for seed, (out, curve) in enumerate([*((out, None) for out in OUTS), ("bfloat16", None), ("float16", "silu"),
+    *(("float32", curve) for curve in ("gelu", "gelu_tanh", "hardswish", "sigmoid", "tanh", "residual", "codes"))]):
+    kind = next(types)
+    case = Case(next(geometries), "random", ("odd", "none")[seed % 2], ("none", "one", "each")[seed % 3], out
+                if out != "bfloat16" else "float32", "plain", seed)
+    x = operands(case, np.dtype(of[kind[:2]]), np.dtype(of[kind[2:4]]))
+    by = x.by._replace(out=out) if out == "bfloat16" else x.by
+    if curve == "residual":
+        by = by._replace(residual=rng.normal(size=x.out.shape).astype(np.float32))
+    elif curve == "codes":
+        by = by._replace(residual=random(np.uint8, *x.out.shape), residual_scale=0.25, residual_zero=128)
+    elif curve:
+        by = by._replace(activation=curve)
+    got, wanted = (np.full(x.out.shape, 77, np.uint16 if out == "bfloat16" else x.out.dtype) for _ in range(2))
+    rows[f"conv_{kind}_numba_cuda"].run(x.x, x.w, case.conv, got, x.x_zero, by)
+    reference._run_conv(x.x, x.w, case.conv, wanted, x.x_zero, by)
+    if curve and out == "float32" and isinstance(by.activation, str):
+        assert np.allclose(got, wanted, rtol=2**-22, atol=0), (out, curve)
+    else:
+        assert np.array_equal(got, wanted), (kind, out, curve)
+print("all of them")
+"""
+
+# As a GPU would get them: the simulator runs Python, which knows no types. The driver is asked for the GPU's age alone.
+COMPILED = """
+import re
+import types as plain
+from numba import cuda, types
+from numba.cuda import dispatcher
+from qkernels.backends import _numba_cuda as elements, _numba_cuda_conv as convs
+
+dispatcher.get_current_device = lambda: plain.SimpleNamespace(compute_capability=(7, 5))
+s8, u8, u16, s32, s64, f16, f32, f64 = (getattr(types, name) for name in (
+    "int8", "uint8", "uint16", "int32", "int64", "float16", "float32", "float64"))
+
+def array(kind, ndim, layout="C"):
+    return types.Array(kind, ndim, layout)
+
+words, reals = array(s32, 2), array(f32, 2)
+numbers = (s64,) * 5
+kernels = (
+    (elements.gemm, (array(u8, 3, "A"), array(s8, 3, "A"), array(s32, 3), words, words)),
+    (elements.quantize, (reals, reals, words, *numbers[:4], array(s8, 2))),
+    (elements.requantize, (words, reals, words, words, words, *numbers, array(u8, 2))),
+    (elements.requantize, (words, array(f64, 2), words, words, words, *numbers, array(s8, 2))),
+    (convs.conv, (array(u8, 5, "A"), array(s8, 5), array(s32, 1), array(s64, 1), words)),
+    (convs.add_bias, (words, words)),
+    (convs.floats, (words, array(f32, 1), array(f32, 1), reals, array(s8, 2), s64, f64, s64, s64, f64, f64,
+                    array(f16, 2))),
+    (convs.bfloats, (words, array(u16, 2))),
+    (convs.joined, (words, reals, array(u8, 2), s64, f64, *numbers[:4], array(s8, 2))),
+)
+for kernel, signature in kernels:
+    ptx, _ = cuda.compile_ptx(kernel.py_func, signature, cc=(7, 5))
+    assert not re.search(r"fma[.]rn[.]f32|div[.](approx|full)", ptx), kernel
 print("all of them")
 """
 
 
+def test_kernels_compile_for_a_gpu() -> None:
+    """No fused multiply-add where the specification rounds twice, no approximate division (A0)."""
+    pytest.importorskip("numba.cuda", reason="numba is an extra")
+    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, cwd=ROOT)
+    if "libNVVM cannot be found" in done.stderr or "NvvmSupportError" in done.stderr:
+        pytest.skip("Numba finds no NVVM: it needs a CUDA toolkit")
+    assert done.returncode == 0 and "all of them" in done.stdout, done.stdout + done.stderr
+
+
 def test_rows_equal_the_reference_in_the_simulator() -> None:
     pytest.importorskip("numba.cuda", reason="numba is an extra")
-    root = pathlib.Path(__file__).parent.parent
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, cwd=root,
+        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, cwd=ROOT,
         env=os.environ | {"NUMBA_ENABLE_CUDASIM": "1"},
     )  # fmt: skip
     assert done.returncode == 0 and "all of them" in done.stdout, done.stdout + done.stderr

@@ -1,5 +1,5 @@
 """ONNX Runtime says the same of the ops between products: QLinearAdd, QLinearMul, QLinearConcat, QLinearSigmoid,
-QLinearLeakyRelu, MaxPool, QLinearAveragePool, QLinearGlobalAveragePool, QLinearSoftmax, a thousand random cases each.
+QLinearLeakyRelu, Clip, MaxPool, QLinearAveragePool, QLinearGlobalAveragePool, QLinearSoftmax, in a thousand cases each.
 
 Scales and zero points are inputs of the models, so that a session serves many cases.
 """
@@ -144,6 +144,16 @@ def test_sigmoid(dtype: str) -> None:
         wrong += int((got.codes() != wanted)[~near].sum())
         allowed += int((got.codes() != wanted)[near].sum())
     assert wrong == 0 and allowed < 20
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_clip(dtype: str) -> None:
+    node, draw, wrong = Node("Clip", ""), Draw(90, dtype), 0
+    for draw.case in range(CASES):
+        x, ends = (draw.codes(50), draw.scale(), draw.zero()), np.sort(draw.codes(2))
+        low, high = (float(x[1]) * (int(end) - int(x[2])) for end in ends)
+        wrong += differing(qk.clamp(tensor(*x), low, high), node(x[0], *ends))
+    assert wrong == 0
 
 
 def geometry(rng: np.random.Generator) -> dict[str, list[int]]:

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from quantize_cases import (
     LAYOUTS,
+    REALS,
     TYPES,
+    as_real,
     brute_spread,
     code_types,
     floats,
@@ -20,6 +22,7 @@ from quantize_cases import (
     scale_shape,
     scales,
     torch_or_skip,
+    types_of,
 )  # fmt: skip
 
 import qkernels as qk
@@ -45,38 +48,49 @@ def compare(kernel: Kernel, got: np.ndarray, wanted: np.ndarray, about: str) -> 
 
 # ---------------------------------------------------------------- the rows
 
+SOME = ("one", "each column", "groups of a row, the last short", "wide columns")  # what strips of widened numbers meet
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("kernel", dispatch.kernels("quantize"), ids=lambda k: k.name)
+
+def rows_and_layouts(op: str) -> list[Any]:
+    return [
+        pytest.param(kernel, layout, id=f"{kernel.name}-{layout}")
+        for kernel in dispatch.kernels(op)
+        for layout in (LAYOUTS if types_of(kernel)[0] == "f32" else SOME)
+    ]
+
+
+@pytest.mark.parametrize(("kernel", "layout"), rows_and_layouts("quantize"))
 def test_rows_quantize(kernel: Kernel, layout: str) -> None:
     ways = runs(kernel, list(LAYOUTS).index(layout))
     at, rng = LAYOUTS[layout], np.random.default_rng(3)
-    for name in code_types(kernel.types[3:]):
+    real, letters = types_of(kernel)
+    for name in code_types(letters):
         low, high = dtypes.limits(name)
         for with_zero in (False, True):
             scale = scales(rng, (at.scale_rows, at.scale_columns))
             zero = rng.integers(low, high + 1, scale.shape).astype(np.int32) if with_zero else None
-            x = floats(rng, (at.rows, at.inner), at.spread(scale))
+            given, x = as_real(floats(rng, (at.rows, at.inner), at.spread(scale)), real)
             out = np.full(x.shape, 85, dtypes.container(name))
-            next(ways).run(x, Scales(scale, zero, at.repeat, at.group), (low, high), out)
+            next(ways).run(given, Scales(scale, zero, at.repeat, at.group), (low, high), out)
             wanted = ref.quantize(x, at.spread(scale), 0 if zero is None else at.spread(zero), name)
             compare(kernel, out, wanted, f"{layout}, {name}, zero points {with_zero}")
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("kernel", dispatch.kernels("dequantize"), ids=lambda k: k.name)
+@pytest.mark.parametrize(("kernel", "layout"), rows_and_layouts("dequantize"))
 def test_rows_dequantize(kernel: Kernel, layout: str) -> None:
     ways = runs(kernel, list(LAYOUTS).index(layout))
     at, rng = LAYOUTS[layout], np.random.default_rng(4)
-    name = code_types(kernel.types.removesuffix("f32"))[0]
+    real, letters = types_of(kernel)
+    name = code_types(letters)[0]
     low, high = dtypes.limits(name)
     for with_zero in (False, True):
         scale = scales(rng, (at.scale_rows, at.scale_columns))
         zero = rng.integers(low, high + 1, scale.shape).astype(np.int32) if with_zero else None
         q = rng.integers(low, high + 1, (at.rows, at.inner)).astype(dtypes.container(name))
-        out = np.full(q.shape, np.nan, F32)
+        out = np.full(q.shape, 85, REALS[real])
         next(ways).run(q, Scales(scale, zero, at.repeat, at.group), out)
         wanted = ref.dequantize(q, at.spread(scale), 0 if zero is None else at.spread(zero))
+        wanted = ref.bfloat16_bits(wanted) if real == "bf16" else ref.cast(wanted, REALS[real])
         compare(kernel, out, wanted, f"{layout}, zero points {with_zero}")
 
 
@@ -109,16 +123,17 @@ def awkward_rows(rng: np.random.Generator, rows: int, inner: int) -> np.ndarray:
 def test_rows_dynamic_quantize(kernel: Kernel) -> None:
     ways = runs(kernel)
     rng = np.random.default_rng(5)
-    names = [name for name in code_types(kernel.types[3:]) if name in ("int8", "uint8", "int4")]
+    real, letters = types_of(kernel)
+    names = [name for name in code_types(letters) if name in ("int8", "uint8", "int4")]
     for name in names:
         for rows, inner, group in [(40, 65, 65), (28, 70, 32), (30, 33, 1), (60, 1, 1), (1, 70000, 70000), (3, 9, 4)]:
-            x = awkward_rows(rng, rows, inner)
+            given, x = as_real(awkward_rows(rng, rows, inner), real)
             groups = -(-inner // group)
             for wants_sums in (True, False):
                 scale, zero = np.zeros((rows, groups), F32), np.full((rows, groups), -99, np.int32)
                 sums = np.full((rows, groups), -99, np.int32) if wants_sums else None
                 out = np.full(x.shape, 85, dtypes.container(name))
-                next(ways).run(x, group, dtypes.limits(name), scale, zero, sums, out)
+                next(ways).run(given, group, dtypes.limits(name), scale, zero, sums, out)
                 wanted = ref.dynamic_quantize(x, name, "row", group)
                 about = f"{name} {rows}×{inner}, groups of {group}"
                 compare(kernel, scale, wanted.scale, about)
@@ -129,8 +144,9 @@ def test_rows_dynamic_quantize(kernel: Kernel) -> None:
 
 def test_every_op_and_type_has_a_row_of_numpy_and_of_the_reference() -> None:
     codes = ("s8", "u8", "s16", "u16")
-    wanted = {("quantize", "f32" + c) for c in codes} | {("dequantize", c + "f32") for c in codes}
-    wanted |= {("dynamic_quantize", "f32" + c) for c in codes[:2]} | {("requantize", "s32" + c) for c in codes}
+    wanted = {("quantize", r + c) for c in codes for r in REALS} | {("dequantize", c + r) for c in codes for r in REALS}
+    wanted |= {("dynamic_quantize", r + c) for c in codes[:2] for r in REALS}
+    wanted |= {("requantize", "s32" + c) for c in codes}
     for isa in ("numpy", "reference", "numba"):
         assert {(k.op, k.types) for k in qk.kernels() if k.isa == isa and k.op in {op for op, _ in wanted}} == wanted
 

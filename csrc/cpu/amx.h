@@ -36,12 +36,13 @@ struct alignas(64) TileConfig {
 
 inline idx upper_rows(idx rows) { return rows > kTileRows ? (rows + 1) / 2 : rows; }
 
-inline void configure(idx rows) {
+inline void configure(idx rows, idx tile_k = kTileK) {
   TileConfig config;
-  const uint8_t upper = uint8_t(upper_rows(rows)), lower = uint8_t(max_of(rows - upper, 1));
-  const uint8_t of_tile[8] = {upper, upper, lower, lower, upper, lower, kTileK / kGroup, kTileK / kGroup};
+  const uint8_t upper = uint8_t(upper_rows(rows)), lower = uint8_t(max_of(rows - upper, 1)),
+                deep = uint8_t(tile_k / kGroup);
+  const uint8_t of_tile[8] = {upper, upper, lower, lower, upper, lower, deep, deep};
   for (int t = 0; t < 8; ++t) {
-    config.row_bytes[t] = 64;
+    config.row_bytes[t] = t == 4 || t == 5 ? uint16_t(tile_k) : 64;
     config.rows[t] = of_tile[t];
   }
   qk_tile_loadconfig(&config);
@@ -57,6 +58,7 @@ struct Ahead {
   }
 };
 
+#ifndef QK_TDP  // bytes; else whatever else fills a tile
 #define QK_TDP(c, a, w)                                      \
   do {                                                       \
     if constexpr (ASigned && WSigned) _tile_dpbssd(c, a, w); \
@@ -64,6 +66,7 @@ struct Ahead {
     else if constexpr (WSigned) _tile_dpbusd(c, a, w);       \
     else _tile_dpbuud(c, a, w);                              \
   } while (0)
+#endif
 
 #define QK_LOAD()                                              \
   do {                                                         \
@@ -87,7 +90,7 @@ struct Ahead {
 //
 // `Drain` takes finished sums, described by a Drain::Job:
 //   bool quick(const Job&)                            may its rows go through a Cursor? Registers only, inlined
-//   Cursor cursor(const Job&, int32_t* sums)          with  void row()  for one row after the other
+//   Cursor cursor(const Job&, int32_t* sums)          with  void rows(n)  for n rows after the other, best in pairs
 //   void rows(const Job&, int32_t* sums, idx r, idx end)     otherwise
 // A tile's job is written into job() before its last multiply(); its rows are drained during the next calls, so what it
 // refers to must live until flush().
@@ -172,12 +175,13 @@ class AmxPipe {
     const Job* const job = held_job_;
     QK_MEMORY_BARRIER();
     turn<Lower, Two>(a, b, a_stride, w, w_panel, sums, add);
-    const idx a_time = ceil_div(rows_, max_of(steps - 1, 1));
+    const idx a_time = padded(ceil_div(rows_, max_of(steps - 1, 1)), 2);
     idx left = drains ? rows_ : 0;
     if (drains && drain_.quick(*job)) {
       auto cursor = drain_.cursor(*job, drained);
       const auto take = [&](idx rows) QK_INLINE {
-        for (left -= rows; rows > 0; --rows) cursor.row();
+        left -= rows;
+        cursor.rows(rows);
       };
       if (ahead && ahead->left > 0)
         fetching<Lower, Two>(a, b, a_step, a_stride, w, w_panel, steps,
@@ -237,6 +241,9 @@ class AmxPipe {
   int next_job_ = 0;
   const Job* held_job_ = nullptr;
 };
+
+#undef QK_LOAD
+#undef QK_TURN
 
 }  // namespace
 }  // namespace QK_ISA

@@ -1,4 +1,4 @@
-// The curved activations of A6 and the cast to f16, as plain loops that the compiler turns into each ISA's vectors.
+// The curved activations of A6, as plain loops that the compiler turns into each ISA's vectors.
 //
 // In f64, rounded once. Errors beside that rounding (2⁻²⁵): exp is a polynomial on |r| ≤ ln2/2, 2·10⁻¹⁰; erfc(z) for
 // z ≥ 0 is t·exp(−z² + P(t)), t = 1/(1 + z/2), P fitted to ln(erfcx(z)/t) on Chebyshev's points of t in [0.14, 1],
@@ -115,21 +115,6 @@ __attribute__((noinline)) void activate_row(Curve curve, float* y, idx n) {
       return map_row(y, n, [](double x) QK_INLINE { return tanh_of(x); });
     default:
       return;
-  }
-}
-
-// Half to even: in the normal range on the bits, below 2⁻¹⁴, where the unit is 2⁻²⁴, by the sum with ½.
-inline void cast_row_f16(const float* y, uint16_t* out, idx n) {
-  for (idx i = 0; i < n; ++i) {
-    const uint32_t bits = bits_of(y[i]), sign = bits >> 16 & 0x8000u, magnitude = bits & 0x7FFFFFFFu;
-    float positive;
-    memcpy(&positive, &magnitude, 4);
-    const uint32_t small = bits_of(positive + 0.5f) - 0x3F000000u;
-    uint32_t half = (magnitude - (112u << 23) + 0xFFFu + (magnitude >> 13 & 1u)) >> 13;
-    half = magnitude < 0x38800000u ? small : half;
-    half = magnitude >= 0x477FF000u ? 0x7C00u : half;  // 65520 and more round to infinity
-    half = magnitude > 0x7F800000u ? 0x7E00u : half;
-    out[i] = uint16_t(sign | half);
   }
 }
 

@@ -10,6 +10,8 @@
 #pragma once
 #include "epilogue.h"
 #include "network.h"
+#include "pools.h"
+#include "reals.h"
 
 namespace qk {
 namespace QK_ISA {
@@ -115,54 +117,73 @@ struct Share {
 
 inline bool by_column(const Placement& at) { return at.group == 1 && at.columns > 1; }
 
+// x: element number `first`.
 template <bool Streams, class T>
-inline void quantize_columns(const Elementwise& e, Range rows, Range columns, T* out) {
-  const float* const x = static_cast<const float*>(e.in);
+inline void quantize_columns(const Elementwise& e, const float* x, idx first, Range rows, Range columns, T* out) {
   for (idx i = rows.begin, stop; i < rows.end; i = stop) {
     const Share share(e.at, i, rows);
     stop = share.stop;
     for (idx j = columns.begin; j < columns.end; j += kColumns) {
-      const idx n = min_of(kColumns, columns.end - j), first = share.scale_row * e.at.columns + j;
-      const float* const scale = e.scale + first;
-      const int32_t* const zero = e.zero ? e.zero + first : nullptr;
+      const idx n = min_of(kColumns, columns.end - j), number = share.scale_row * e.at.columns + j;
+      const float* const scale = e.scale + number;
+      const int32_t* const zero = e.zero ? e.zero + number : nullptr;
       const Columns of(scale, zero, n, e.low, e.high, stop - i >= kWorthPreparing);
       using P = Parameter<false, float>;
       const Quantizer<false> by = {P(scale), P(of.reciprocal), P(of.low), P(of.high), Parameter<false, int32_t>(zero)};
       for (idx r = i; r < stop; ++r) {
         const idx at = r * e.inner + j;
-        of.fast ? quantize_as<true, false, Streams>(x + at, n, by, out + at)
-                : quantize_as<false, false, Streams>(x + at, n, by, out + at);
+        const float* const from = x + (at - first);
+        of.fast ? quantize_as<true, false, Streams>(from, n, by, out + at)
+                : quantize_as<false, false, Streams>(from, n, by, out + at);
       }
     }
   }
 }
 
-// run(at, n, number) for every run of n elements with one scale: number `number`, elements from `at`.
+// run(at, n, number) for every run of n elements with one scale: number `number`, elements from `at`. `whole`: a run is
+// a row, whose scales begin at that number.
 template <class Run>
-QK_INLINE inline void for_runs(const Elementwise& e, Range rows, Range columns, const Run& run) {
+QK_INLINE inline void for_runs(const Elementwise& e, Range rows, Range columns, bool whole, const Run& run) {
   for (idx i = rows.begin; i < rows.end; ++i) {
     const idx scale_row = i / e.at.repeat % e.at.rows * e.at.columns;
     for (idx j = columns.begin, stop; j < columns.end; j = stop) {
-      stop = min_of((j / e.at.group + 1) * e.at.group, columns.end);
+      stop = whole ? columns.end : min_of((j / e.at.group + 1) * e.at.group, columns.end);
       run(i * e.inner + j, stop - j, scale_row + j / e.at.group);
     }
   }
 }
 
+template <class Run>
+QK_INLINE inline void for_runs(const Elementwise& e, Range rows, Range columns, const Run& run) {
+  for_runs(e, rows, columns, false, run);
+}
+
 template <bool Streams, class T>
-inline void quantize_rows(const Elementwise& e, Range rows, Range columns) {
-  const float* const x = static_cast<const float*>(e.in);
+inline void quantize_rows(const Elementwise& e, const float* x, idx first, Range rows, Range columns) {
   T* const out = static_cast<T*>(e.out);
-  if (by_column(e.at)) return quantize_columns<Streams>(e, rows, columns, out);
+  if (by_column(e.at)) return quantize_columns<Streams>(e, x, first, rows, columns, out);
   for_runs(e, rows, columns, [&](idx at, idx n, idx number) {
-    quantize_run<Streams>(x + at, n, e.scale[number], e.zero ? e.zero[number] : 0, e.low, e.high, out + at);
+    quantize_run<Streams>(x + (at - first), n, e.scale[number], e.zero ? e.zero[number] : 0, e.low, e.high, out + at);
   });
 }
 
-template <class T>
+template <class X, class T>
 void quantize_block(const Elementwise& e, Range rows, Range columns) {
-  if (!e.stream) return quantize_rows<false, T>(e, rows, columns);
-  quantize_rows<true, T>(e, rows, columns);
+  for (idx i = rows.begin; i < rows.end; ++i) {
+    const idx begin = i * e.inner + columns.begin;
+    for_strips(static_cast<const X*>(e.in) + begin, columns.end - columns.begin, [&](const float* x, idx j, idx n) {
+      const Range some = {columns.begin + j, columns.begin + j + n};
+      quantize_rows<false, T>(e, x, begin + j, {i, i + 1}, some);
+    });
+  }
+}
+
+// Of float32, whose rows need not be looked at one by one.
+template <class T>
+void quantize_block_f32(const Elementwise& e, Range rows, Range columns) {
+  const float* const x = static_cast<const float*>(e.in);
+  if (!e.stream) return quantize_rows<false, T>(e, x, 0, rows, columns);
+  quantize_rows<true, T>(e, x, 0, rows, columns);
   Lanes::fence();
 }
 
@@ -213,10 +234,28 @@ inline void dequantize_rows(const Elementwise& e, Range rows, Range columns) {
 }
 
 template <class T>
-void dequantize_block(const Elementwise& e, Range rows, Range columns) {
+void dequantize_block_f32(const Elementwise& e, Range rows, Range columns) {
   if (!e.stream) return dequantize_rows<false, T>(e, rows, columns);
   dequantize_rows<true, T>(e, rows, columns);
   Lanes::fence();
+}
+
+// To other real numbers, by strips of float32.
+template <class X, class T>
+void dequantize_block(const Elementwise& e, Range rows, Range columns) {
+  X* const out = static_cast<X*>(e.out);
+  float strip[kStrip];
+  const bool each = by_column(e.at);  // has a scale of its own
+  for_runs(e, rows, columns, each, [&](idx at, idx n, idx number) {
+    for (idx j = 0; j < n; j += kStrip) {
+      const idx some = min_of(kStrip, n - j), at_scale = number + (each ? j : 0);
+      const T* const q = static_cast<const T*>(e.in) + at + j;
+      const int32_t* const zero = e.zero ? e.zero + at_scale : nullptr;
+      if (each) dequantize_as<false, false>(q, some, e.scale + at_scale, zero, strip);
+      else dequantize_as<true, false>(q, some, e.scale + at_scale, zero, strip);
+      narrow(strip, out + at + j, some);
+    }
+  });
 }
 
 // ---------------------------------------------------------------- A8
@@ -305,42 +344,46 @@ inline void symmetric_codes(const float* x, idx n, Symmetric by, bool special, i
   });
 }
 
-template <class T>
+template <class X, class T>
 Extent dynamic_extent(const Elementwise& e, Range elements) {
-  const float* const x = static_cast<const float*>(e.in) + elements.begin;
-  const idx n = elements.end - elements.begin;
-  return T(-1) < T(0) ? symmetric_extent(x, n) : asymmetric_extent(x, n);
+  Extent whole = {0, 0, false};
+  const X* const first = static_cast<const X*>(e.in) + elements.begin;
+  for_strips(first, elements.end - elements.begin, [&](const float* x, idx, idx n) {
+    const Extent found = T(-1) < T(0) ? symmetric_extent(x, n) : asymmetric_extent(x, n);
+    whole = {found.low < whole.low ? found.low : whole.low, found.high > whole.high ? found.high : whole.high,
+             whole.special || found.special};
+  });
+  return whole;
 }
 
-template <bool Streams, class T>
+template <bool Streams, class X, class T>
 inline void found_codes(const Elementwise& e, Range elements, Extent extent) {
-  const float* const x = static_cast<const float*>(e.in) + elements.begin;
   T* const out = static_cast<T*>(e.out) + elements.begin;
-  const idx n = elements.end - elements.begin;
-  if constexpr (T(-1) < T(0)) {
-    symmetric_codes<Streams>(x, n, symmetric(extent.high, e.high), extent.special, e.high, out);
-  } else {
-    const Asymmetric found = asymmetric(extent.low, extent.high, e.high);
-    quantize_run<Streams>(x, n, found.scale, found.zero, e.low, e.high, out);
-  }
+  const Symmetric by = symmetric(extent.high, e.high);
+  const Asymmetric found = asymmetric(extent.low, extent.high, e.high);
+  const X* const first = static_cast<const X*>(e.in) + elements.begin;
+  for_strips(first, elements.end - elements.begin, [&](const float* x, idx j, idx n) {
+    if constexpr (T(-1) < T(0)) symmetric_codes<Streams>(x, n, by, extent.special, e.high, out + j);
+    else quantize_run<Streams>(x, n, found.scale, found.zero, e.low, e.high, out + j);
+  });
 }
 
-template <class T>
+template <class X, class T>
 int32_t dynamic_codes(const Elementwise& e, Range elements, Extent extent) {
-  if (e.stream) found_codes<true, T>(e, elements, extent), Lanes::fence();
-  else found_codes<false, T>(e, elements, extent);
+  if (e.stream && sizeof(X) == 4) found_codes<sizeof(X) == 4, X, T>(e, elements, extent), Lanes::fence();
+  else found_codes<false, X, T>(e, elements, extent);
   return e.sums ? sum_of(static_cast<const T*>(e.out) + elements.begin, elements.end - elements.begin) : 0;
 }
 
-template <class T>
+template <class X, class T>
 void dynamic_block(const Elementwise& e, Range rows, Range columns) {
   const idx groups = ceil_div(e.inner, e.at.group);
   for (idx i = rows.begin; i < rows.end; ++i)
     for (idx j = columns.begin; j < columns.end; j += e.at.group) {
       const idx number = i * groups + j / e.at.group, at = i * e.inner + j;
       const Range elements = {at, at + min_of(e.at.group, columns.end - j)};
-      const Extent extent = dynamic_extent<T>(e, elements);
-      const int32_t sum = dynamic_codes<T>(e, elements, extent);
+      const Extent extent = dynamic_extent<X, T>(e, elements);
+      const int32_t sum = dynamic_codes<X, T>(e, elements, extent);
       if (e.sums) e.sums[number] = sum;
       const Asymmetric unsigned_range = asymmetric(extent.low, extent.high, e.high);
       e.found_scale[number] = T(-1) < T(0) ? symmetric(extent.high, e.high).scale : unsigned_range.scale;
@@ -402,25 +445,41 @@ void requantize_block(const Elementwise& e, Range rows, Range columns) {
 
 // ---------------------------------------------------------------- the rows
 
-// Needs in scope kElementNs, the nominal cost of quantizing an element.
+#define QK_STR2(x) #x
+#define QK_STR(x) QK_STR2(x)
+
+// Needs in scope kElementNs, the nominal cost of quantizing an element, kLookupNs, and QK_LOOKUP, the block of lookup.
 #define QK_ELEMENTWISE(op, types, in, out, ...) {op, types, QK_STR(QK_ISA), in, out, kElementNs, __VA_ARGS__}
-#define QK_ELEMENTWISE_OF(letters, T)                                                                   \
-  QK_ELEMENTWISE("quantize", "f32" letters, 4, sizeof(T), quantize_block<T>, nullptr, nullptr),         \
-      QK_ELEMENTWISE("dequantize", letters "f32", sizeof(T), 4, dequantize_block<T>, nullptr, nullptr), \
+#define QK_ELEMENTWISE_REAL(letters, T, real, X)                                                          \
+  QK_ELEMENTWISE("quantize", real letters, sizeof(X), sizeof(T), quantize_block<X, T>, nullptr, nullptr), \
+      QK_ELEMENTWISE("dequantize", letters real, sizeof(T), sizeof(X), dequantize_block<X, T>, nullptr, nullptr)
+#define QK_ELEMENTWISE_OF(letters, T)                                                                       \
+  QK_ELEMENTWISE("quantize", "f32" letters, 4, sizeof(T), quantize_block_f32<T>, nullptr, nullptr),         \
+      QK_ELEMENTWISE("dequantize", letters "f32", sizeof(T), 4, dequantize_block_f32<T>, nullptr, nullptr), \
+      QK_ELEMENTWISE_REAL(letters, T, "f16", Half), QK_ELEMENTWISE_REAL(letters, T, "bf16", Bfloat),        \
+      QK_ELEMENTWISE_REAL(letters, T, "f64", double),                                                       \
       QK_ELEMENTWISE("requantize", "s32" letters, 4, sizeof(T), requantize_block<T>, nullptr, nullptr)
-#define QK_ELEMENTWISE_DYNAMIC(letters, T) \
-  QK_ELEMENTWISE("dynamic_quantize", "f32" letters, 4, 1, dynamic_block<T>, dynamic_extent<T>, dynamic_codes<T>)
-#define QK_ELEMENTWISE_ROWS                                                            \
-  static const ElementwiseRow elementwise_rows[] = {                                   \
-      QK_ELEMENTWISE_OF("s8", int8_t),                                                 \
-      QK_ELEMENTWISE_OF("u8", uint8_t),                                                \
-      QK_ELEMENTWISE_OF("s16", int16_t),                                               \
-      QK_ELEMENTWISE_OF("u16", uint16_t),                                              \
-      QK_ELEMENTWISE_DYNAMIC("s8", int8_t),                                            \
-      QK_ELEMENTWISE_DYNAMIC("u8", uint8_t),                                           \
-      QK_NETWORK_ROWS,                                                                 \
-      {"lookup", "u8u8", QK_STR(QK_ISA), 1, 1, 0.35, lookup_block, nullptr, nullptr}}; \
-  const ElementwiseList elementwise_list = {elementwise_rows, 19};
+#define QK_ELEMENTWISE_DYNAMIC(real, X, letters, T)                                                         \
+  QK_ELEMENTWISE("dynamic_quantize", real letters, sizeof(X), 1, dynamic_block<X, T>, dynamic_extent<X, T>, \
+                 dynamic_codes<X, T>)
+#define QK_ELEMENTWISE_DYNAMICS(letters, T)                                                          \
+  QK_ELEMENTWISE_DYNAMIC("f32", float, letters, T), QK_ELEMENTWISE_DYNAMIC("f16", Half, letters, T), \
+      QK_ELEMENTWISE_DYNAMIC("bf16", Bfloat, letters, T), QK_ELEMENTWISE_DYNAMIC("f64", double, letters, T)
+#define QK_SOFTMAX(letters, T) \
+  {"softmax", letters letters, QK_STR(QK_ISA), 1, 1, kElementNs * 8, softmax_block<T>, nullptr, nullptr, true}
+#define QK_ELEMENTWISE_ROWS                                                              \
+  static const ElementwiseRow elementwise_rows[] = {                                     \
+      QK_ELEMENTWISE_OF("s8", int8_t),                                                   \
+      QK_ELEMENTWISE_OF("u8", uint8_t),                                                  \
+      QK_ELEMENTWISE_OF("s16", int16_t),                                                 \
+      QK_ELEMENTWISE_OF("u16", uint16_t),                                                \
+      QK_ELEMENTWISE_DYNAMICS("s8", int8_t),                                             \
+      QK_ELEMENTWISE_DYNAMICS("u8", uint8_t),                                            \
+      QK_NETWORK_ROWS,                                                                   \
+      QK_SOFTMAX("s8", int8_t),                                                          \
+      QK_SOFTMAX("u8", uint8_t),                                                         \
+      {"lookup", "u8u8", QK_STR(QK_ISA), 1, 1, kLookupNs, QK_LOOKUP, nullptr, nullptr}}; \
+  const ElementwiseList elementwise_list = {elementwise_rows, int(sizeof elementwise_rows / sizeof *elementwise_rows)};
 
 }  // namespace
 }  // namespace QK_ISA

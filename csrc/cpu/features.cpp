@@ -20,8 +20,10 @@ enum {
   kAvx512bw,
   kAvx512vl,
   kAvx512Vnni,
+  kAvx512Bf16,
   kAmxTile,
   kAmxInt8,
+  kAmxBf16,
   kAmxPermitted,
   kFeatures
 };
@@ -57,8 +59,10 @@ Detected detect() {
            {"avx512bw", zmm && (b7 >> 30 & 1)},
            {"avx512vl", zmm && (b7 >> 31 & 1)},
            {"avx512_vnni", zmm && (c7 >> 11 & 1)},
+           {"avx512_bf16", zmm && (a71 >> 5 & 1)},
            {"amx_tile", amx_tile},
            {"amx_int8", amx_int8},
+           {"amx_bf16", amx_tile && (d7 >> 22 & 1)},
            {"amx_permission", amx_int8 && amx_permission()}}};
 }
 
@@ -95,6 +99,7 @@ bool cpu_runs(const char* isa) {
   if (is("x86_avx512bw")) return has(kAvx512f, kAvx512bw, kAvx512vl);
   if (is("x86_avx512vnni")) return has(kAvx512f, kAvx512bw, kAvx512vl, kAvx512Vnni);
   if (is("x86_amx")) return has(kAvx512f, kAvx512bw, kAvx512vl, kAmxTile, kAmxInt8, kAmxPermitted);
+  if (is("x86_amxbf16")) return cpu_runs("x86_amx") && has(kAvx512Bf16, kAmxBf16);
   return false;
 }
 

@@ -72,6 +72,9 @@ double int4_us(const Int4Row& row, idx m, idx n, idx k) {
 
 Int4List all_int4_rows() {
   static const Int4List lists[] = {
+#ifdef QK_HAVE_X86_AMXBF16
+      x86_amxbf16::int4_list,
+#endif
 #ifdef QK_HAVE_X86_AMX
       x86_amx::int4_list,
 #endif

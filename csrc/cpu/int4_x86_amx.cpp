@@ -15,13 +15,13 @@
 // (C leaves L1); software prefetch of the next tiles, 3 to 10 %; 256-bit fma (no faster port, twice the loads); bfloat16
 // tiles for groups of 32, whose sums need no conversion: 45 ns a group for 51, in a loop of their own, and twice the
 // unpacked bytes.
-// Integer sums without factors, or whose products with them fit int8, are unpacked whole and run as an int8 gemm.
+// Integer sums without factors, or whose products with them fit int8, are unpacked whole and run as products of bytes (amx_made.h).
 #define QK_ISA x86_amx
 #include <string.h>
 
 #include "lanes_avx512.h"
-#include "finish.h"
-#include "int4.h"
+#include "amx_made.h"
+#include "int4_scales512.h"
 #include "rows.h"
 #include "unroll.h"
 #include "x86.h"
@@ -31,27 +31,7 @@ namespace x86_amx {
 namespace {
 
 constexpr double kGops = 1700, kCallUs = 0.5, kGbS = 25;
-constexpr idx kTileRows = 16, kStripRows = 32, kMaxTileK = 64, kRingPairs = 4, kChunkK = 512, kPair = 2 * kPanel;
-
-struct alignas(64) TileConfig {
-  uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  uint16_t row_bytes[16] = {};
-  uint8_t rows[16] = {};
-};
-
-inline idx upper_rows(idx rows) { return rows > kTileRows ? (rows + 1) / 2 : rows; }
-
-inline void configure(idx rows, idx tile_k) {
-  TileConfig config;
-  const uint8_t upper = uint8_t(upper_rows(rows)), lower = uint8_t(max_of(rows - upper, 1)),
-                deep = uint8_t(tile_k / kGroup);
-  const uint8_t of_tile[8] = {upper, upper, lower, lower, upper, lower, deep, deep};
-  for (int t = 0; t < 8; ++t) {
-    config.row_bytes[t] = t == 4 || t == 5 ? uint16_t(tile_k) : 64;
-    config.rows[t] = of_tile[t];
-  }
-  qk_tile_loadconfig(&config);
-}
+constexpr idx kStripRows = 2 * kTileRows, kMaxTileK = kTileK, kRingPairs = 4, kChunkK = 512;
 
 // How K is cut: every group into `steps` tiles of tile_k, the last of them filled up with zeros.
 struct Cut {
@@ -174,14 +154,6 @@ inline void store_tiles(idx rows, int32_t* c) {
   QK_MEMORY_BARRIER();
 }
 
-inline __m512 scales_at(const Int4& g, idx at) {
-  if (g.scale_type == kScaleF32) return _mm512_loadu_ps(static_cast<const float*>(g.scales) + at);
-  const __m256i half =
-      _mm256_loadu_si256(reinterpret_cast<const __m256i*>(static_cast<const uint16_t*>(g.scales) + at));
-  return g.scale_type == kScaleF16 ? _mm512_cvtph_ps(half)
-                                   : _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
-}
-
 inline __m512i factors_at(const Int4& g, idx at) {
   if (!g.factors) return _mm512_set1_epi32(1);
   return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(g.factors + at)));
@@ -195,7 +167,7 @@ inline void add_rows(const Int4& g, const Cut& cut, const idx (&panels)[2], idx 
   __m512i factor[2], of_zero[2];
   unroll<2>([&](auto p) QK_INLINE {
     const idx at = (panels[p] * cut.groups + q) * kPanel;
-    if constexpr (Floats) scale[p] = scales_at(g, at);
+    if constexpr (Floats) scale[p] = scales_at(g.scales, g.scale_type, at);
     else factor[p] = factors_at(g, at);
     if constexpr (AZero) of_zero[p] = _mm512_loadu_si512(g.w_sums + at);
   });
@@ -330,7 +302,7 @@ struct Tiles {
 // ---- integer sums whose weights, factors included, fit int8: unpacked to n16k4, then gemm's
 
 template <int Bits>
-void unpack_panel(const Int4& g, idx panel, int8_t* to) {
+void unpack_panel(const Int4& g, idx panel, uint8_t* to) {
   constexpr int kPlanes = 8 / Bits, kLines = Bits / 2;
   constexpr idx kLineBytes = kPanel * kGroup;
   const __m512i mask = _mm512_set1_epi8((1 << Bits) - 1), low = _mm512_set1_epi16(0xFF);
@@ -362,39 +334,27 @@ void unpack_panel(const Int4& g, idx panel, int8_t* to) {
   }
 }
 
+struct Bytes : Made {
+  void pack(idx i, idx rows, idx k0, idx k, uint8_t* to) const { pack_bytes(product, i, rows, k0, k, to); }
+};
+
 template <bool ASigned, int Bits>
 struct Unpacked {
   using Grouped = Tiles<ASigned, Bits, false>;
-  static constexpr const KernelRow& gemm() { return list.rows[ASigned ? 1 : 0]; }  // s8s8s32, u8s8s32
 
   static bool suits(const Int4& g) { return g.fits_int8 && !(g.factors && g.a_zero); }
-  static idx columns_at_once(const Int4& g) {
-    return min_of(padded(g.n, kPair), max_of(g.l2_bytes / 2 / g.k_whole() / kPair * kPair, kPair));
-  }
-  static Gemm product(const Int4& g) {
-    Gemm p = {};
-    p.m = g.m, p.n = g.n, p.k = g.k;
-    p.a = g.a, p.a_row = g.a_row, p.a_col = g.a_col;
-    p.w_panel = g.k_whole() * kPanel, p.w_sums = g.w_sums, p.a_zero = g.a_zero;
-    p.epilogue = g.epilogue;
-    p.l1_bytes = g.l1_bytes, p.l2_bytes = g.l2_bytes;
-    return p;
-  }
   static size_t scratch_bytes(const Int4& g) {
-    if (!suits(g)) return Grouped::scratch_bytes(g);
-    return size_t(columns_at_once(g) * g.k_whole()) + gemm().scratch_bytes(product(g));
+    return suits(g) ? Made::scratch_bytes(product_of(g, 1)) : Grouped::scratch_bytes(g);
   }
   static void block(const Int4& g, Range m, Range n, void* scratch) {
     if (!suits(g)) return Grouped::block(g, m, n, scratch);
-    Gemm p = product(g);
-    int8_t* const weights = static_cast<int8_t*>(scratch);
-    const idx at_once = columns_at_once(g);
-    for (idx j0 = n.begin; j0 < n.end; j0 += at_once) {
-      const idx end = min_of(j0 + at_once, n.end);
-      for (idx j = j0; j < end; j += kPanel) unpack_panel<Bits>(g, j / kPanel, weights + (j - j0) / kPanel * p.w_panel);
-      p.w = reinterpret_cast<const uint8_t*>(weights) - j0 / kPanel * p.w_panel;
-      gemm().block(p, m, {j0, end}, weights + at_once * g.k_whole());
-    }
+    Gemm p = product_of(g, 1);
+    p.a = g.a, p.a_row = g.a_row, p.a_col = g.a_col, p.a_zero = g.a_zero, p.w_sums = g.w_sums;
+    uint8_t* const room = static_cast<uint8_t*>(scratch);
+    const auto run = ToReal<>::takes(*g.epilogue)      ? Strips<ASigned, true, ToReal<>, Bytes>::block
+                     : g.epilogue->type == Written::u8 ? Strips<ASigned, true, ToCodes<uint8_t>, Bytes>::block
+                                                       : Strips<ASigned, true, ToCodes<int8_t>, Bytes>::block;
+    run(p, m, n, {{g, p, unpack_panel<Bits>, room}}, room + Made::room_bytes(p));
   }
 };
 

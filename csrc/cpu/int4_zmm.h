@@ -2,6 +2,7 @@
 #pragma once
 #include "lanes_avx512.h"
 #include "int4_rows.h"
+#include "int4_scales512.h"
 #include "x86.h"
 
 namespace qk {
@@ -34,13 +35,7 @@ struct ZmmLanes {
   static Reg add(Reg x, Reg y) { return _mm512_add_epi32(x, y); }
   static Reg sub(Reg x, Reg y) { return _mm512_sub_epi32(x, y); }
   static Float to_float(Reg x) { return _mm512_cvtepi32_ps(x); }
-  static Float scale(const void* scales, ScaleType type, idx at) {
-    if (type == kScaleF32) return _mm512_loadu_ps(static_cast<const float*>(scales) + at);
-    const __m256i half =
-        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(static_cast<const uint16_t*>(scales) + at));
-    return type == kScaleF16 ? _mm512_cvtph_ps(half)
-                             : _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
-  }
+  static Float scale(const void* scales, ScaleType type, idx at) { return scales_at(scales, type, at); }
   static Float fma(Float x, Float y, Float z) { return _mm512_fmadd_ps(x, y, z); }
   static void store(int32_t* p, Reg x) { _mm512_storeu_si512(p, x); }
   static void store_float(void* p, Float x) { _mm512_storeu_ps(static_cast<float*>(p), x); }

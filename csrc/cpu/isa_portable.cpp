@@ -6,7 +6,6 @@
 #define QK_ISA portable
 #define QK_TILE "4x16"
 #include "lanes_portable.h"
-#include "elementwise.h"
 #include "depthwise.h"
 #include "isa_rows.h"
 
@@ -16,7 +15,6 @@ namespace {
 
 constexpr idx kMinM = 1;
 constexpr double kGops = 5, kCallUs = 0.05;
-constexpr double kElementNs = 0.6;
 
 template <bool ASigned, bool WSigned>
 struct Isa {
@@ -58,7 +56,6 @@ double peak(idx) { return 0; }  // no instruction set of its own to have a peak
 }  // namespace
 
 QK_ROWS
-QK_ELEMENTWISE_ROWS
 QK_DEPTHWISE_ROWS("4x4", 2)
 
 }  // namespace portable

@@ -1,17 +1,13 @@
-// gemm x86_amx: the AMX pipeline (amx.h) over strips of A and blocks of weights.
+// gemm x86_amx: strips of A and blocks of weights (amx_strips.h), both bytes.
 //
-// A strip of A, 32 × kc bytes, stays in L1 while the weights of a block stream past it from L2 with tileloaddt1, which
-// leaves L1 to A; the block stays in L2 while strip after strip passes. The four sign pairs have an instruction each, so
-// nothing is flipped. Rows are split into strips of nearly the same height: a multiplication's time falls with its rows
-// down to 8, never with K or N.
+// The four sign pairs have an instruction each, so nothing is flipped.
 // A is read in place only where every tile row is one cache line and the rows do not share sets of L1. NumPy's arrays
 // begin at 16 bytes off the line as a rule, and then each row of a tile costs two lines: 3.4 against 2.6 TOPS.
-// Why not shrink K of the tile for a tail: no cycle is saved; A's tail is packed with zeros.
 #define QK_ISA x86_amx
 #define QK_TILE "32x32"
 #define QK_DRIVER(as, ws) AmxDriver<as, ws>
 #include "lanes_avx512.h"
-#include "amx_drains.h"
+#include "amx_strips.h"
 #include "isa_rows.h"
 #include "x86.h"
 
@@ -22,45 +18,31 @@ namespace {
 constexpr idx kMinM = 4;  // 2 and 3 rows: half of VNNI's time where weights come from L2, 8 % more from L3
 constexpr double kGops = 3000, kCallUs = 0.2;
 constexpr idx kLeastColumns = 256;
-constexpr idx kFewRows = 256;         // so few that weights come from L3 nearly as fast as they are multiplied
-constexpr idx kKeptBytes = 16 << 20;  // of packed A
+
+struct Plain {
+  const Gemm& g;
+
+  bool in_place() const {
+    return g.a_col == 1 && g.k % kTileK == 0 && (reinterpret_cast<uintptr_t>(g.a) | uintptr_t(g.a_row)) % 64 == 0 &&
+           g.a_row % 2048 != 0;
+  }
+
+  void pack(idx i, idx rows, idx k0, idx k, uint8_t* to) const { pack_bytes(g, i, rows, k0, k, to); }
+
+  const uint8_t* weights(Range) const { return g.w; }
+
+  Coming ahead(Range n) const {
+    return {g.w + n.begin / kPanel * g.w_panel, ceil_div(n.end - n.begin, kPanel) * g.w_panel};
+  }
+};
 
 template <bool ASigned, bool WSigned>
 struct AmxDriver {
   static constexpr idx kMr = 2 * kTileRows, kNr = kPair, kKStep = kTileK;
   static constexpr bool kNeedsSums = false;
 
-  struct Blocks {
-    idx mc, nc, kc;
-    bool keep;  // packed A, for the next block of weights
-  };
-
-  static Blocks blocks(const Gemm& g) {
-    const idx k = padded(g.k, kTileK), strip = g.l1_bytes * 2 / 3 / kMr / kTileK * kTileK;
-    idx nc = g.l2_bytes * 5 / 8 / k / kPair * kPair;
-    if (nc < g.n && g.m <= kFewRows) nc = nc / 2 / kPair * kPair;  // room for the next block, on its way from L3
-    nc = max_of(nc, 2 * kPair);
-    const idx mc = max_of(kKeptBytes / k / kMr, 1) * kMr;
-    return {mc, nc, min_of(k, max_of(strip, kTileK)), nc < g.n};
-  }
-
-  struct Scratch {  // how a thread's scratch is divided
-    idx a, terms, sums, total;
-  };
-
-  static Scratch divide(const Gemm& g, const Blocks& b) {
-    const idx k = padded(g.k, kTileK), tiles = b.kc < k ? ceil_div(min_of(b.nc, padded(g.n, kPair)), kPair) : 1;
-    Scratch s;
-    s.a = 0;
-    s.terms = b.keep ? min_of(b.mc, padded(g.m, kMr)) * k : kMr * b.kc;
-    s.sums = s.terms + 2 * 2 * kMr * 4;
-    s.total = s.sums + (tiles + 1) * kSumsSize * 4;
-    return s;
-  }
-
   static size_t scratch_bytes(const Gemm& g) {
-    const Gemm part = part_of(g, 0, k_part(g));
-    return size_t(max_of(divide(g, blocks(g)).total, divide(part, blocks(part)).total));
+    return size_t(max_of(divide(g).total, divide(part_of(g, 0, k_part(g))).total));
   }
 
   // How much of a long k is multiplied before the next part is added to out: so much that kLeastColumns columns of it
@@ -80,114 +62,18 @@ struct AmxDriver {
     return part;
   }
 
-  static bool in_place(const Gemm& g) {
-    return g.a_col == 1 && g.k % kTileK == 0 && (reinterpret_cast<uintptr_t>(g.a) | uintptr_t(g.a_row)) % 64 == 0 &&
-           g.a_row % 2048 != 0;
-  }
-
-  // [k/64][rows][64], zeros behind K. Row by row, as A lies: prefetchers follow that, and stores may jump.
-  static void pack(const Gemm& g, idx i, idx rows, idx k0, idx k, uint8_t* dst) {
-    const idx whole = g.a_col == 1 ? k / kTileK : 0, steps = ceil_div(k, kTileK);
-    for (idx r = 0; r < rows; ++r) {
-      const uint8_t* src = g.a + (i + r) * g.a_row + k0 * g.a_col;
-      uint8_t* to = dst + r * kTileK;
-      for (idx s = 0; s < whole; ++s, to += rows * kTileK) memcpy(to, src + s * kTileK, kTileK);
-      for (idx s = whole; s < steps; ++s, to += rows * kTileK) {
-        const idx have = min_of(kTileK, k - s * kTileK);
-        for (idx t = 0; t < have; ++t) to[t] = src[(s * kTileK + t) * g.a_col];
-        memset(to + have, 0, size_t(kTileK - have));
-      }
-    }
-  }
-
   template <class Drain>
-  struct Work;
+  static void block_of(const Gemm& g, Range m, Range n, void* scratch) {
+    Strips<ASigned, WSigned, Drain, Plain>::block(g, m, n, {g}, scratch);
+  }
 
   static void block(const Gemm& g, Range m, Range n, void* scratch) {
     if (!g.epilogue)
-      for (idx k0 = 0, k = k_part(g); k0 < g.k; k0 += k) Work<ToOut>::block(part_of(g, k0, k), m, n, scratch);
-    else if (ToReal::takes(*g.epilogue)) Work<ToReal>::block(g, m, n, scratch);
-    else if (g.epilogue->type == Written::u8) Work<ToCodes<uint8_t>>::block(g, m, n, scratch);
-    else Work<ToCodes<int8_t>>::block(g, m, n, scratch);
+      for (idx k0 = 0, k = k_part(g); k0 < g.k; k0 += k) block_of<ToOut>(part_of(g, k0, k), m, n, scratch);
+    else if (ToReal<>::takes(*g.epilogue)) block_of<ToReal<>>(g, m, n, scratch);
+    else if (g.epilogue->type == Written::u8) block_of<ToCodes<uint8_t>>(g, m, n, scratch);
+    else block_of<ToCodes<int8_t>>(g, m, n, scratch);
   }
-};
-
-template <bool ASigned, bool WSigned>
-template <class Drain>
-struct AmxDriver<ASigned, WSigned>::Work {
-  static void block(const Gemm& g, Range m, Range n, void* scratch) {
-    const Blocks b = blocks(g);
-    const Scratch s = divide(g, b);
-    uint8_t* const base = static_cast<uint8_t*>(scratch);
-    Work work(g, b, base + s.a, reinterpret_cast<uint32_t*>(base + s.terms),
-              reinterpret_cast<int32_t*>(base + s.sums) + kPanel);
-    for (idx m0 = m.begin; m0 < m.end; m0 += b.mc) work.rows({m0, min_of(m0 + b.mc, m.end)}, n);
-    work.pipe_.flush();
-    _tile_release();
-  }
-
- private:
-  Work(const Gemm& g, const Blocks& b, uint8_t* packed, uint32_t* terms, int32_t* sums)
-      : g_(g), b_(b), k_(padded(g.k, kTileK)), packed_(packed), terms_(terms), sums_(sums), drain_(g), pipe_(drain_) {}
-
-  // Rows m, strip after strip past a block of weights, block after block.
-  void rows(Range m, Range n) {
-    const idx strip = ceil_div(m.end - m.begin, ceil_div(m.end - m.begin, kMr));
-    const bool direct = !b_.keep && in_place(g_);
-    for (idx n0 = n.begin; n0 < n.end; n0 += b_.nc) {
-      const Range block = {n0, min_of(n0 + b_.nc, n.end)}, next = {block.end, min_of(block.end + b_.nc, n.end)};
-      const idx tiles = ceil_div(block.end - block.begin, kPair);
-      ahead_w_.over(g_.w + next.begin / kPanel * g_.w_panel, ceil_div(next.end - next.begin, kPanel) * g_.w_panel,
-                    ceil_div(m.end - m.begin, strip) * tiles * (k_ / kTileK));
-      for (idx i = m.begin; i < m.end; i += strip) {
-        const idx count = min_of(strip, m.end - i);
-        flip_ = !flip_;
-        if (g_.a_zero || g_.w_zero) row_terms<ASigned>(g_, i, count, terms(), terms() + kMr);
-        for (idx k0 = 0; k0 < g_.k; k0 += b_.kc) {
-          const idx k = min_of(b_.kc, g_.k - k0);
-          uint8_t* const panel = b_.keep ? packed_ + (i - m.begin) * k_ + k0 * count : packed_;
-          if (direct) {
-            run(i, count, k0, k, g_.a + i * g_.a_row + k0, kTileK, g_.a_row, block);
-            continue;
-          }
-          if (n0 == n.begin) pack(g_, i, count, k0, k, panel);
-          else ahead_a_.over(panel + count * padded(k, kTileK), count * b_.kc, tiles * ceil_div(k, kTileK));
-          run(i, count, k0, k, panel, count * kTileK, kTileK, block);
-        }
-      }
-    }
-  }
-
-  uint32_t* terms() const { return terms_ + (flip_ ? 2 * kMr : 0); }  // of two strips: the one before is being drained
-
-  // A panel of A, `rows` from i and k from k0, past a block of weights.
-  void run(idx i, idx rows, idx k0, idx k, const uint8_t* a, idx a_step, idx a_stride, Range block) {
-    const bool last = k0 + k >= g_.k;
-    int32_t* tile = sums_;
-    for (idx j = block.begin; j < block.end; j += kPair) {
-      int32_t* const next = b_.kc < k_ ? tile + kSumsSize : tile;
-      TileJob& t = pipe_.job();
-      t.i = i, t.j = j, t.cols = min_of(kPair, block.end - j);
-      t.begins = j == block.begin, t.ends = j + kPair >= block.end;
-      t.zero = terms(), t.sum = terms() + kMr, t.next = next;
-      pipe_.ahead = ahead_a_.left > 0 ? &ahead_a_ : &ahead_w_;
-      pipe_.shape(rows, t.cols > kPanel ? 2 : 1);
-      pipe_.multiply(a, a_step, a_stride, g_.w + j / kPanel * g_.w_panel + k0 * kPanel, g_.w_panel, ceil_div(k, kTileK),
-                     tile, k0 > 0, last);
-      tile = next;
-    }
-  }
-
-  const Gemm& g_;
-  const Blocks b_;
-  const idx k_;
-  uint8_t* const packed_;
-  uint32_t* const terms_;
-  int32_t* const sums_;
-  bool flip_ = false;
-  Drain drain_;
-  AmxPipe<ASigned, WSigned, Drain> pipe_;
-  Ahead ahead_a_, ahead_w_;
 };
 
 double peak(idx rounds) {

@@ -7,7 +7,6 @@
 #define QK_ISA x86_avx2
 #define QK_TILE "6x16"
 #include "lanes_avx2.h"
-#include "elementwise.h"
 #include "depthwise.h"
 #include "interleave256.h"
 #include "isa_rows.h"
@@ -21,7 +20,6 @@ namespace {
 
 constexpr idx kMinM = 1;
 constexpr double kGops = 120, kCallUs = 0.05;
-constexpr double kElementNs = 0.12;
 
 struct Ymm {
   using Reg = __m256i;
@@ -62,7 +60,6 @@ double peak(idx rounds) { return peak_of<Ymm, 12, 32>(rounds, _mm256_set1_epi32(
 }  // namespace
 
 QK_ROWS
-QK_ELEMENTWISE_ROWS
 QK_DEPTHWISE_ROWS("4x8", 60)
 
 }  // namespace x86_avx2

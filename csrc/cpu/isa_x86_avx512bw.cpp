@@ -6,7 +6,6 @@
 #define QK_ISA x86_avx512bw
 #define QK_TILE "12x16"
 #include "lanes_avx512.h"
-#include "elementwise.h"
 #include "depthwise.h"
 #include "interleave512.h"
 #include "isa_rows.h"
@@ -20,7 +19,6 @@ namespace {
 
 constexpr idx kMinM = 1;
 constexpr double kGops = 220, kCallUs = 0.05;
-constexpr double kElementNs = 0.08;
 
 struct Zmm {
   using Reg = __m512i;
@@ -63,7 +61,6 @@ double peak(idx rounds) { return peak_of<Zmm, 24, 64>(rounds, _mm512_set1_epi32(
 }  // namespace
 
 QK_ROWS
-QK_ELEMENTWISE_ROWS
 QK_DEPTHWISE_ROWS("4x16", 110)
 
 }  // namespace x86_avx512bw

@@ -116,6 +116,18 @@ struct Lanes {
             y = _mm256_adds_epi16(_mm256_packs_epi32(c, d), plus);
     put<Stream>(out, in_order(T(-1) < T(0) ? _mm256_packs_epi16(x, y) : _mm256_packus_epi16(x, y)));
   }
+  static I splat8(int32_t x) { return _mm256_set1_epi8(char(x)); }
+  // The same, and at least `least`.
+  static void store4_codes(int8_t* out, I a, I b, I c, I d, I plus, I least) {
+    const I x = _mm256_adds_epi16(_mm256_packs_epi32(a, b), plus),
+            y = _mm256_adds_epi16(_mm256_packs_epi32(c, d), plus);
+    put<false>(out, in_order(_mm256_max_epi8(_mm256_packs_epi16(x, y), least)));
+  }
+  static void store4_codes(uint8_t* out, I a, I b, I c, I d, I plus, I least) {
+    const I x = _mm256_adds_epi16(_mm256_packs_epi32(a, b), plus),
+            y = _mm256_adds_epi16(_mm256_packs_epi32(c, d), plus);
+    put<false>(out, in_order(_mm256_max_epu8(_mm256_packus_epi16(x, y), least)));
+  }
   template <class T>
   static void store_some(T* p, I x, idx n) {
     T lane[32];

@@ -118,6 +118,18 @@ struct Lanes {
             y = _mm512_adds_epi16(_mm512_packs_epi32(c, d), plus);
     put<Stream>(out, in_order(T(-1) < T(0) ? _mm512_packs_epi16(x, y) : _mm512_packus_epi16(x, y)));
   }
+  static I splat8(int32_t x) { return _mm512_set1_epi8(char(x)); }
+  // The same, and at least `least`.
+  static void store4_codes(int8_t* out, I a, I b, I c, I d, I plus, I least) {
+    const I x = _mm512_adds_epi16(_mm512_packs_epi32(a, b), plus),
+            y = _mm512_adds_epi16(_mm512_packs_epi32(c, d), plus);
+    put<false>(out, in_order(_mm512_max_epi8(_mm512_packs_epi16(x, y), least)));
+  }
+  static void store4_codes(uint8_t* out, I a, I b, I c, I d, I plus, I least) {
+    const I x = _mm512_adds_epi16(_mm512_packs_epi32(a, b), plus),
+            y = _mm512_adds_epi16(_mm512_packs_epi32(c, d), plus);
+    put<false>(out, in_order(_mm512_max_epu8(_mm512_packus_epi16(x, y), least)));
+  }
   static void store_some(int8_t* p, I x, idx n) { _mm_mask_storeu_epi8(p, first(n), _mm512_cvtsepi32_epi8(x)); }
   static void store_some(uint8_t* p, I x, idx n) {
     _mm_mask_storeu_epi8(p, first(n), _mm512_cvtusepi32_epi8(_mm512_max_epi32(x, _mm512_setzero_si512())));

@@ -39,12 +39,16 @@ void fold_zero(Gemm& g, Epilogue& e, int32_t* room) {
 
 }  // namespace
 
+idx quantized_rows(idx m, idx k) { return ceil_div(m, ceil_div(m, max_of(kCodesBytes / k, kLeastRows))); }
+
+// float scale, int32 zero and the codes of each row
+size_t quantized_rows_bytes(idx m, idx k) { return size_t(quantized_rows(m, k) * (k + 8) + 64); }
+
 bool in_quantized_rows(const float* x, idx m, idx k, const Epilogue& e, int threads, bool forced, MultiplyRows multiply,
                        void* context) {
   static const ElementwiseRow* const quantize = quantizer();
-  const idx most = max_of(kCodesBytes / k, kLeastRows), chunks = ceil_div(m, most), rows = ceil_div(m, chunks);
-  // float scale, int32 zero and the codes of each row
-  uint8_t* const scratch = static_cast<uint8_t*>(thread_scratch(kCodesScratch, size_t(rows * (k + 8) + 64)));
+  const idx rows = quantized_rows(m, k);
+  uint8_t* const scratch = static_cast<uint8_t*>(thread_scratch(kCodesScratch, quantized_rows_bytes(m, k)));
   if (!scratch) return false;
   float* const scale = reinterpret_cast<float*>(scratch);
   uint8_t* const codes = scratch + padded(rows * 8, 64);

@@ -13,5 +13,7 @@ bool run_linear(const KernelRow& row, const Gemm& g, const Epilogue& e, const fl
 using MultiplyRows = bool (*)(void* context, const uint8_t* codes, idx rows, const Epilogue& e);
 bool in_quantized_rows(const float* x, idx m, idx k, const Epilogue& e, int threads, bool forced, MultiplyRows multiply,
                        void* context);
+idx quantized_rows(idx m, idx k);           // how many at a time
+size_t quantized_rows_bytes(idx m, idx k);  // of the caller's scratch that this takes
 
 }  // namespace qk

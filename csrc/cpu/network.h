@@ -59,7 +59,7 @@ void mul_block(const Elementwise& e, Range, Range elements) {
   Lanes::fence();
 }
 
-// Two loads and a store a code: no ISA does better without a permutation of 256 bytes (AVX512-VBMI).
+// Two loads and a store a code. Wider registers: lookup512.h.
 inline void lookup_block(const Elementwise& e, Range, Range elements) {
   const uint8_t *const x = static_cast<const uint8_t*>(e.in), *const table = e.table;
   uint8_t* const out = static_cast<uint8_t*>(e.out);

@@ -103,18 +103,33 @@ struct Pool {
 std::mutex& busy = *new std::mutex;
 Pool* pool = nullptr;
 std::atomic<int> threads_wanted{0};
+std::atomic<const Team*> lent{nullptr};
 
 // While a process forks nobody is in the pool; the child has only the forking thread, so it forgets the workers.
 void before_fork() { busy.lock(); }
 void after_fork_parent() { busy.unlock(); }
 void after_fork_child() {
   pool = nullptr;
+  lent = nullptr;  // an OpenMP run-time does not survive a fork
   busy.unlock();
 }
 const int fork_handlers = pthread_atfork(before_fork, after_fork_parent, after_fork_child);
 
 void run_serially(int tasks, Task task, void* context) {
   for (int i = 0; i < tasks; ++i) task(context, i);
+}
+
+struct TeamJob {
+  const Team& team;
+  int tasks;
+  Task task;
+  void* context;
+};
+
+// Of as many members as there happen to be: a nested team has one.
+void run_member(void* data) {
+  const TeamJob& job = *static_cast<TeamJob*>(data);
+  for (int i = job.team.number(); i < job.tasks; i += job.team.size()) job.task(job.context, i);
 }
 
 int cgroup_cpus() {
@@ -136,7 +151,70 @@ struct Buffers {
 };
 thread_local Buffers buffers;
 
+// Of the initial model: no call and no allocation stands behind an access, whatever thread looks.
+__attribute__((tls_model("initial-exec"))) thread_local HostPlace* place = nullptr;
+
+void* take(Arena& arena, ScratchSlot slot, size_t bytes) {
+  auto& mine = arena.slots[slot];
+  if (bytes <= mine.bytes) return mine.data;
+  const size_t size = (bytes + 63) / 64 * 64;
+  if (size > arena.left) return nullptr;
+  mine.data = arena.at, mine.bytes = size;
+  arena.at += size, arena.left -= size;
+  return mine.data;
+}
+
+void in_pool(int tasks, Task task, void* context) {
+  if (tasks <= 1 || tasks > kMaxThreads || !busy.try_lock()) return run_serially(tasks, task, context);
+  if (const Team* const team = lent.load()) {
+    TeamJob job{*team, tasks, task, context};
+    team->run(run_member, &job, unsigned(tasks), 0);
+    busy.unlock();
+    return;
+  }
+  if (!pool) pool = new (std::nothrow) Pool;
+  if (!pool || !pool->ensure(tasks - 1)) {
+    busy.unlock();
+    return run_serially(tasks, task, context);
+  }
+  for (int i = 1; i < tasks; ++i) pool->workers[i - 1]->give(task, context, i);
+  task(context, 0);
+  for (int i = 1; i < tasks; ++i) pool->workers[i - 1]->wait();
+  busy.unlock();
+}
+
+struct HostedTask {
+  const Host& host;
+  Task task;
+  void* context;
+};
+
+void run_hosted(void* context, int index) {
+  const HostedTask& t = *static_cast<HostedTask*>(context);
+  HostPlace mine = {&t.host, {}};
+  if (t.host.memory && index >= 0 && index < t.host.tasks) {
+    mine.arena.at = t.host.memory + t.host.call_bytes + size_t(index) * t.host.task_bytes;
+    mine.arena.left = t.host.task_bytes;
+  }
+  HostPlace* const before = set_host(&mine);
+  t.task(t.context, index);
+  set_host(before);
+}
+
+void on_host(const Host& host, int tasks, Task task, void* context) {
+  HostedTask hosted{host, task, context};
+  if (tasks > 1 && host.own_threads) in_pool(tasks, run_hosted, &hosted);
+  else if (tasks > 1 && host.parallel_for) host.parallel_for(host.pool, tasks, run_hosted, &hosted);
+  else run_serially(tasks, run_hosted, &hosted);
+}
+
 }  // namespace
+
+HostPlace* set_host(HostPlace* next) {
+  HostPlace* const before = place;
+  place = next;
+  return before;
+}
 
 int available_cpus() {
   cpu_set_t set;
@@ -160,21 +238,16 @@ void set_num_threads(int n) {
   threads_wanted.store(n <= 0 ? available_cpus() : n > kMaxThreads ? kMaxThreads : n, std::memory_order_relaxed);
 }
 
+void lend_team(const Team* team) { lent.store(team); }
+
 void parallel(int tasks, Task task, void* context) {
   (void)fork_handlers;
-  if (tasks <= 1 || tasks > kMaxThreads || !busy.try_lock()) return run_serially(tasks, task, context);
-  if (!pool) pool = new (std::nothrow) Pool;
-  if (!pool || !pool->ensure(tasks - 1)) {
-    busy.unlock();
-    return run_serially(tasks, task, context);
-  }
-  for (int i = 1; i < tasks; ++i) pool->workers[i - 1]->give(task, context, i);
-  task(context, 0);
-  for (int i = 1; i < tasks; ++i) pool->workers[i - 1]->wait();
-  busy.unlock();
+  if (place) on_host(*place->host, tasks, task, context);
+  else in_pool(tasks, task, context);
 }
 
 void* thread_scratch(ScratchSlot slot, size_t bytes) {
+  if (place && !place->host->own_scratch) return take(place->arena, slot, bytes);
   Buffers& mine = buffers;
   if (bytes > mine.bytes[slot]) {
     free(mine.data[slot]);
@@ -188,6 +261,7 @@ void* thread_scratch(ScratchSlot slot, size_t bytes) {
 }
 
 void trim_thread_scratch() {
+  if (place && !place->host->own_scratch) return;
   Buffers& mine = buffers;
   for (int slot = 0; slot < kScratchSlots; ++slot)
     if (mine.bytes[slot] > kKeepBytes) {

@@ -5,6 +5,7 @@
 // never depend on the number of threads. After a fork the child starts a pool of its own when it first needs one.
 #pragma once
 #include <stddef.h>
+#include <stdint.h>
 
 namespace qk {
 
@@ -15,6 +16,15 @@ void set_num_threads(int n);  // n ≤ 0: available_cpus()
 using Task = void (*)(void* context, int index);
 void parallel(int tasks, Task task, void* context);
 
+// Another library's threads in place of the pool's, for the whole process: those of an OpenMP run-time that is there
+// already. Its threads spin for milliseconds after their work, and would keep ours from the CPUs. Null: ours again.
+struct Team {
+  void (*run)(void (*member)(void*), void* data, unsigned threads, unsigned flags);  // GOMP_parallel
+  int (*number)();                                                                   // omp_get_thread_num
+  int (*size)();                                                                     // omp_get_num_threads
+};
+void lend_team(const Team* team);  // kept for ever
+
 // The calling thread's own buffers, 64-byte aligned, kept between calls. Null when there is no memory.
 enum ScratchSlot {
   kBlockScratch,
@@ -24,9 +34,37 @@ enum ScratchSlot {
   kColumnScratch,
   kImageScratch,
   kZeroScratch,
+  kEpilogueScratch,
   kScratchSlots
 };
 void* thread_scratch(ScratchSlot slot, size_t bytes);
 void trim_thread_scratch();  // gives large buffers back
+
+// ---- an engine's own threads and memory, in place of the above (csrc/capi)
+
+struct Host {
+  int tasks;  // no more are asked for
+  bool own_threads, own_scratch;
+  void (*parallel_for)(void* pool, int tasks, Task task, void* context);  // null: one after the other
+  void* pool;
+  uint8_t* memory;  // call_bytes of the call, then task_bytes of each task; 64-byte aligned
+  size_t call_bytes, task_bytes;
+};
+
+struct Arena {  // handed out slot by slot
+  uint8_t* at;
+  size_t left;
+  struct {
+    uint8_t* data;
+    size_t bytes;
+  } slots[kScratchSlots];
+};
+
+struct HostPlace {  // of a thread, while it works for a host
+  const Host* host;
+  Arena arena;
+};
+
+HostPlace* set_host(HostPlace* place);  // for the calling thread; the one before
 
 }  // namespace qk

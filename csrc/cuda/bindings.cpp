@@ -90,6 +90,7 @@ void bind_epilogue(py::module_& m) {
   QK_NUMBER(Epilogue, clamps);
   QK_NUMBER(Epilogue, clamp_low);
   QK_NUMBER(Epilogue, clamp_high);
+  QK_NUMBER(Epilogue, curve);
   QK_NUMBER(Epilogue, rounding);
   QK_POINTER(Epilogue, m_values);
   QK_POINTER(Epilogue, e_values);
@@ -167,6 +168,7 @@ void bind_elementwise(py::module_& m) {
     QK_NUMBER(QuantizeArgs, inner);
     QK_POINTER(QuantizeArgs, scale);
     QK_POINTER(QuantizeArgs, zero);
+    QK_POINTER(QuantizeArgs, reciprocal);
     QK_NUMBER(QuantizeArgs, low);
     QK_NUMBER(QuantizeArgs, high);
     QK_POINTER(QuantizeArgs, out);
@@ -216,6 +218,54 @@ void bind_elementwise(py::module_& m) {
     QK_POINTER(DynamicArgs, sums);
     QK_POINTER(DynamicArgs, out);
     QK_NUMBER(DynamicArgs, out_pitch);
+  }
+}
+
+void bind_extremes(py::module_& m) {
+  {
+    auto bound = py::class_<ExtremesArgs>(m, "ExtremesArgs").def(py::init([] { return ExtremesArgs{}; }));
+    QK_POINTER(ExtremesArgs, x);
+    QK_NUMBER(ExtremesArgs, x_type);
+    QK_NUMBER(ExtremesArgs, rows);
+    QK_NUMBER(ExtremesArgs, inner);
+    QK_POINTER(ExtremesArgs, ends);
+    bind_place<ExtremesArgs>(bound);
+  }
+  {
+    auto bound = py::class_<FoundArgs>(m, "FoundArgs").def(py::init([] { return FoundArgs{}; }));
+    QK_POINTER(FoundArgs, ends);
+    QK_NUMBER(FoundArgs, places);
+    QK_NUMBER(FoundArgs, low);
+    QK_NUMBER(FoundArgs, high);
+    QK_NUMBER(FoundArgs, middle);
+    QK_NUMBER(FoundArgs, is_symmetric);
+    QK_NUMBER(FoundArgs, scale_type);
+    QK_POINTER(FoundArgs, scale);
+    QK_POINTER(FoundArgs, reciprocal);
+    QK_POINTER(FoundArgs, zero);
+  }
+  {
+    auto bound = py::class_<PrepareArgs>(m, "PrepareArgs").def(py::init([] { return PrepareArgs{}; }));
+    QK_NUMBER(PrepareArgs, rows);
+    QK_NUMBER(PrepareArgs, n);
+    QK_POINTER(PrepareArgs, a_scale);
+    QK_POINTER(PrepareArgs, w_scale);
+    QK_NUMBER(PrepareArgs, a_scale_step);
+    QK_NUMBER(PrepareArgs, w_scale_step);
+    QK_POINTER(PrepareArgs, float_bias);
+    QK_POINTER(PrepareArgs, bias);
+    QK_NUMBER(PrepareArgs, rounding);
+    QK_NUMBER(PrepareArgs, single);
+    QK_NUMBER(PrepareArgs, y_scale);
+    QK_POINTER(PrepareArgs, m_values);
+    QK_POINTER(PrepareArgs, e_values);
+  }
+  {
+    auto bound = py::class_<WidenArgs>(m, "WidenArgs").def(py::init([] { return WidenArgs{}; }));
+    QK_POINTER(WidenArgs, sums);
+    QK_NUMBER(WidenArgs, count);
+    QK_NUMBER(WidenArgs, adds);
+    QK_POINTER(WidenArgs, out);
   }
 }
 
@@ -317,6 +367,7 @@ QK_PYBIND11_MODULE(QK_MODULE, m) {
   bind_gemm(m);
   bind_operands(m);
   bind_elementwise(m);
+  bind_extremes(m);
   m.def("rows", &rows, "Every product kernel of this build, as data.");
   m.def(
       "devices",
@@ -332,6 +383,10 @@ QK_PYBIND11_MODULE(QK_MODULE, m) {
         "Bytes of scratch that `gemm` needs.");
   m.def("rearrange", &call<RearrangeArgs, rearrange_operand>);
   m.def("sum_rows", &call<SumsArgs, sum_operand_rows>);
+  m.def("find_extremes", &call<ExtremesArgs, find_extremes>);
+  m.def("scales_of_extremes", &call<FoundArgs, scales_of_extremes>);
+  m.def("prepare_scales", &call<PrepareArgs, prepare_scales>);
+  m.def("add_wide", &call<WidenArgs, add_wide>);
   m.def("quantize", &call<QuantizeArgs, quantize_codes>);
   m.def("dequantize", &call<DequantizeArgs, dequantize_codes>);
   m.def("requantize", &call<RequantizeArgs, requantize_sums>);

@@ -23,6 +23,7 @@ struct Epilogue {
   int64_t a_scale_step, w_scale_step;  // 0: one for all
   bool clamps;
   float clamp_low, clamp_high;
+  int32_t curve;  // of float outputs, in the order of qkernels/activations.py's CURVES, from 1; 0: none
   // codes: multipliers of [(b·m + i)·m_row + j·m_column]: float of half_even, double of half_away, else q and e
   int32_t rounding;
   const void* m_values;
@@ -77,7 +78,8 @@ struct QuantizeArgs {  // A7: codes of floats
   Output x_type;  // kF32, kF16, kBf16
   int64_t rows, inner;
   const float* scale;
-  const int32_t* zero;  // or null
+  const int32_t* zero;      // or null
+  const float* reciprocal;  // A8: codes of x · reciprocal, ±high; null: of x / scale
   Placement place;
   int32_t low, high;
   void* out;
@@ -117,6 +119,45 @@ struct DynamicArgs {  // A8: scale, zero point and codes of every `group` elemen
   int32_t *zero, *sums;  // or null
   void* out;
   int64_t out_pitch;  // of a row of codes, in bytes; what lies behind inner becomes 0
+};
+
+struct ExtremesArgs {  // A7, A8: the finite elements' greatest magnitudes above and below 0, of each place
+  const void* x;
+  Output x_type;
+  int64_t rows, inner;
+  Placement place;
+  uint32_t* ends;  // (places, 2), as bits, which are ordered as the numbers are; cleared by the call
+};
+
+struct FoundArgs {  // A7, A8: scales and zero points of ranges
+  const uint32_t* ends;
+  int64_t places;
+  int32_t low, high, middle;  // codes; middle: of 0 where it is symmetric
+  bool is_symmetric;
+  Output scale_type;          // kF32, kF16, kBf16: what the scale is rounded to before it is used
+  float *scale, *reciprocal;  // the latter or null
+  int32_t* zero;              // or null
+};
+
+// What an epilogue takes of scales that only the device knows, of [i·n + j]: A4's multipliers, A6's bias in their unit.
+struct PrepareArgs {
+  int64_t rows, n;  // rows: 1, or m
+  const float *a_scale, *w_scale;
+  int64_t a_scale_step, w_scale_step;
+  const float* float_bias;
+  int32_t* bias;  // or null
+  int32_t rounding;
+  bool single;  // A4: `ruy` with one weight scale
+  float y_scale;
+  void* m_values;  // or null; as of Epilogue
+  int32_t* e_values;
+};
+
+struct WidenArgs {  // sums in 64 bits, of parts of k
+  const int32_t* sums;
+  int64_t count;
+  bool adds;  // to what is there
+  int64_t* out;
 };
 
 inline int64_t ceil_to(int64_t size, int64_t step) { return (size + step - 1) / step; }

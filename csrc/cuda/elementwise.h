@@ -120,7 +120,9 @@ quantize_kernel(QK_ARGUMENT QuantizeArgs args) {
   load_floats<kType>(args.x, at, left, x);
   each_place(at, args.inner, left, args.place, [&](int i, int64_t place) {
     const int32_t zero = args.zero ? ptx::load(args.zero + place) : 0;
-    codes[i] = quantize(x[i], ptx::load(args.scale + place), args.low - zero, args.high - zero) + zero;
+    codes[i] = args.reciprocal
+                   ? quantize_symmetric(x[i], ptx::load(args.reciprocal + place), args.high)
+                   : quantize(x[i], ptx::load(args.scale + place), args.low - zero, args.high - zero) + zero;
   });
   store_codes<Code>(args.out, at, left, codes);
 }

@@ -8,6 +8,7 @@
 #pragma once
 #include "../arithmetic.h"
 #include "calls.h"
+#include "curves.h"
 #include "ptx.h"
 
 namespace qk::cuda {
@@ -113,6 +114,7 @@ QK_DEVICE float to_float(const Epilogue& e, int64_t batch, int64_t i, int64_t j,
   float y = float(acc) * c;
   if (e.float_bias) y = y + ptx::load(e.float_bias + j);
   if (e.residual) y = y + residual_at(e, row * e.n + j);
+  if (e.curve) return curved(e.curve, y);
   return e.clamps ? clamp_float(y, e.clamp_low, e.clamp_high) : y;
 }
 
@@ -157,7 +159,7 @@ QK_DEVICE bool in_vectors(const Epilogue& e) {
   const bool columns = aligned16(e.w_sums) && aligned16(e.w_zero) && aligned16(e.bias) && aligned16(e.w_scale) &&
                        aligned16(e.float_bias) && e.column_batch % 4 == 0 && e.bias_row % 4 == 0;
   const bool residual =
-      !e.residual || (e.residual_type == kF32 && aligned16(e.residual) && e.n % 4 == 0 && e.output < kS8);
+      !e.residual || (e.residual_type < kS8 && aligned16(e.residual) && e.n % 4 == 0 && e.output < kS8);
   const bool codes =
       e.output < kS8 ||
       (e.rounding == kHalfEven && (!e.m_values || (aligned16(e.m_values) && e.m_row % 4 == 0 && e.m_column == 1)));
@@ -169,6 +171,15 @@ QK_DEVICE void columns4(const T* from, T (&to)[4]) {
   static_assert(sizeof(T) == 4, "a word each");
   const Words4 words = ptx::load(reinterpret_cast<const Words4*>(from));
   memcpy(to, &words, 16);
+}
+
+QK_DEVICE void residual4(const Epilogue& e, int64_t at, float (&to)[4]) {
+  if (e.residual_type == kF32) return columns4(static_cast<const float*>(e.residual) + at, to);
+  const Words2 words = ptx::load(reinterpret_cast<const Words2*>(static_cast<const uint16_t*>(e.residual) + at));
+  uint16_t halves[4];
+  memcpy(halves, &words, 8);
+  QK_UNROLL
+  for (int u = 0; u < 4; ++u) to[u] = e.residual_type == kF16 ? half_to_float(halves[u]) : bfloat_to_float(halves[u]);
 }
 
 template <int kV>
@@ -212,6 +223,20 @@ QK_DEVICE float a_scale_of(const Epilogue& e, int64_t row) {
   return e.a_scale ? ptx::load(e.a_scale + row * e.a_scale_step) : 0.0f;
 }
 
+// One curve's code for all of them, which stay in registers: written out for each it was half as much again of the kernel.
+template <int kV>
+QK_DEVICE void curve_all(int32_t curve, float (&y)[kV]) {
+  QK_NO_UNROLL
+  for (int v = 0; v < kV; ++v) {
+    float one = y[0];
+    QK_UNROLL
+    for (int u = 1; u < kV; ++u) one = u == v ? y[u] : one;
+    one = curved(curve, one);
+    QK_UNROLL
+    for (int u = 0; u < kV; ++u) y[u] = u == v ? one : y[u];
+  }
+}
+
 template <int kV>
 QK_DEVICE void to_floats(const Epilogue& e, int64_t batch, int64_t i, int64_t j, const int32_t (&acc)[kV],
                          float (&y)[kV]) {
@@ -229,7 +254,7 @@ QK_DEVICE void to_floats(const Epilogue& e, int64_t batch, int64_t i, int64_t j,
       for (int u = 0; u < 4; ++u) y[v + u] = y[v + u] + more[u];
     }
     if (e.residual) {
-      columns4(static_cast<const float*>(e.residual) + row * e.n + j + v, more);
+      residual4(e, row * e.n + j + v, more);
       QK_UNROLL
       for (int u = 0; u < 4; ++u) y[v + u] = y[v + u] + more[u];
     }
@@ -238,6 +263,7 @@ QK_DEVICE void to_floats(const Epilogue& e, int64_t batch, int64_t i, int64_t j,
       for (int u = 0; u < 4; ++u) y[v + u] = clamp_float(y[v + u], e.clamp_low, e.clamp_high);
     }
   }
+  if (e.curve) curve_all(e.curve, y);
 }
 
 template <class T, int kV>

@@ -1,7 +1,9 @@
 // The kernels that every GPU runs: dp4a, operands on their way, elementwise operations.
 #include "elementwise.h"
+#include "extremes.h"
 #include "finish.h"
 #include "gemm_dp4a.h"
+#include "prepare.h"
 #include "ranges.h"
 #include "rearrange.h"
 #include "rows.h"
@@ -14,6 +16,10 @@ void finish_parts(const int32_t* sums, int64_t batches, const Epilogue& e, Strea
   launch_finish(sums, batches, e, stream);
 }
 void rearrange_operand(const RearrangeArgs& args, Stream stream) { launch_rearrange(args, stream); }
+void find_extremes(const ExtremesArgs& args, Stream stream) { launch_extremes(args, stream); }
+void scales_of_extremes(const FoundArgs& args, Stream stream) { launch_found(args, stream); }
+void prepare_scales(const PrepareArgs& args, Stream stream) { launch_prepare(args, stream); }
+void add_wide(const WidenArgs& args, Stream stream) { launch_widen(args, stream); }
 void sum_operand_rows(const SumsArgs& args, Stream stream) { launch_sums(args, stream); }
 
 namespace {

@@ -43,6 +43,7 @@ QK_DEVICE int block_x() { return blockIdx.x; }
 QK_DEVICE int block_y() { return blockIdx.y; }
 QK_DEVICE int block_z() { return blockIdx.z; }
 QK_DEVICE int grid_x() { return gridDim.x; }
+QK_DEVICE int grid_y() { return gridDim.y; }
 
 // ---------------------------------------------------------------- memory
 // The CTA's shared memory, a multiple of 1024.
@@ -84,11 +85,18 @@ QK_DEVICE T load(const T* from) {
   return value;
 }
 template <class T>
+QK_DEVICE T load_written(const T* from) {  // what this kernel writes as well
+  return *from;
+}
+template <class T>
 QK_DEVICE void store(T* to, const T& value) {
   *to = value;
 }
 QK_DEVICE void red_add(int32_t* to, int32_t value) {
   asm volatile("red.global.add.s32 [%0], %1;" ::"l"(to), "r"(value) : "memory");
+}
+QK_DEVICE void red_max(uint32_t* to, uint32_t value) {
+  asm volatile("red.global.max.u32 [%0], %1;" ::"l"(to), "r"(value) : "memory");
 }
 
 // ---------------------------------------------------------------- barriers
@@ -285,6 +293,7 @@ inline int block_x() { return emulator::my_cta().block[0]; }
 inline int block_y() { return emulator::my_cta().block[1]; }
 inline int block_z() { return emulator::my_cta().block[2]; }
 inline int grid_x() { return emulator::machine.grid[0]; }
+inline int grid_y() { return emulator::machine.grid[1]; }
 
 inline uint32_t shared_memory() { return 0; }
 template <class T>
@@ -300,10 +309,15 @@ inline T load(const T* from) {
   return emulator::load_global(from);
 }
 template <class T>
+inline T load_written(const T* from) {
+  return emulator::load_global(from);
+}
+template <class T>
 inline void store(T* to, const T& value) {
   emulator::store_global(to, value);
 }
 inline void red_add(int32_t* to, int32_t value) { emulator::red_add(to, value); }
+inline void red_max(uint32_t* to, uint32_t value) { emulator::red_max(to, value); }
 
 inline void cta_sync() { emulator::barrier_sync(0, emulator::machine.threads); }
 inline void warp_sync() { emulator::warp_sync(); }

@@ -35,6 +35,10 @@ struct Extremes {  // of the finite elements, and 0: magnitudes as bits, which a
     if (bits >> 31) below = below > magnitude ? below : magnitude;
     else above = above > magnitude ? above : magnitude;
   }
+  QK_DEVICE void join(const Extremes& other) {
+    above = above > other.above ? above : other.above;
+    below = below > other.below ? below : other.below;
+  }
 };
 
 QK_DEVICE uint32_t larger(uint32_t x, uint32_t y) { return x > y ? x : y; }

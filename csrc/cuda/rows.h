@@ -42,6 +42,10 @@ void run_gemm(const Row& row, Gemm g, Epilogue e, void* workspace, Stream stream
 void finish_parts(const int32_t* sums, int64_t batches, const Epilogue& e, Stream stream);
 void rearrange_operand(const RearrangeArgs& args, Stream stream);
 void sum_operand_rows(const SumsArgs& args, Stream stream);
+void find_extremes(const ExtremesArgs& args, Stream stream);
+void scales_of_extremes(const FoundArgs& args, Stream stream);
+void prepare_scales(const PrepareArgs& args, Stream stream);
+void add_wide(const WidenArgs& args, Stream stream);
 void quantize_codes(const QuantizeArgs& args, Stream stream);
 void dequantize_codes(const DequantizeArgs& args, Stream stream);
 void requantize_sums(const RequantizeArgs& args, Stream stream);

@@ -24,8 +24,14 @@ if config.ENABLE_CUDASIM:
     def dmul_rn(x: float, y: float) -> float:
         return x * y
 
-else:
-    dmul_rn = cuda.libdevice.dmul_rn  # a product that no later sum is contracted with
+    @cuda.jit(device=True)
+    def fmul_rn(x: float, y: float) -> float:
+        return F32(x) * F32(y)
+
+else:  # products that no later sum is contracted with
+    from numba.cuda import libdevice
+
+    dmul_rn, fmul_rn = libdevice.dmul_rn, libdevice.fmul_rn
 
 HALF_EVEN, GEMMLOWP, RUY, HALF_UP, HALF_AWAY = range(5)
 
@@ -74,15 +80,21 @@ def quantize(x: Any, scale: Any, zero: Any, repeat: int, group: int, low: int, h
 
 
 @cuda.jit(device=True)
+def clamped(x: Any, low: Any, high: Any) -> Any:
+    """low of a NaN. (Numba 0.68 has no min and max of two numbers on a GPU.)"""
+    t = x if x > low else low
+    return t if t < high else high
+
+
+@cuda.jit(device=True)
 def _rounded(acc: int, m: Any, e: int, rounding: int) -> int:
     """A5 of the fixed-point names, before the clamp."""
     if rounding == HALF_UP:
         shift = 31 - e
         return (S64(acc) * S64(m) + (S64(1) << S64(shift - 1))) >> S64(shift)
-    shifted = S64(acc) << S64(max(e, 0))
-    shifted = min(max(shifted, S64(-(2**31))), S64(2**31 - 1))
+    shifted = clamped(S64(acc) << S64(e if e > 0 else 0), S64(-(2**31)), S64(2**31 - 1))
     h = (shifted * S64(m) + S64(2**30)) >> S64(31)
-    right = max(-e, 0)
+    right = -e if e < 0 else 0
     if right == 0:
         return h
     if rounding == RUY:
@@ -130,4 +142,4 @@ def requantize(
         out[i, j] = S32(t64) + z
     else:
         nearest = _rounded(value, m[r, c], e[r, c], rounding)
-        out[i, j] = S32(min(max(nearest, least), most)) + z
+        out[i, j] = S32(clamped(nearest, least, most)) + z

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from qkernels.device import DeviceArray
 from qkernels.kernel import Hardware, Kernel, Multipliers, Problem, Scales
@@ -83,8 +83,8 @@ def describe() -> str:
 
 
 def architecture(device: int) -> str:
-    """ "sm_90"; "" without a module."""
-    return "" if _cuda is None else f"sm_{_cuda.architecture(device)}"
+    """ "sm_90"; "" where nothing can be asked."""
+    return "" if _cuda is None or missing() else f"sm_{_cuda.architecture(device)}"
 
 
 def _declines(op: str, problem: Problem, hardware: Hardware, first: int, last: int) -> str:
@@ -222,15 +222,70 @@ def _run(
     multiply(index, left, right, out, fields)
 
 
-def run_fused(
-    kernel: Kernel, a: DeviceArray, w: DeviceArray, out: DeviceArray, fields: Callable[[Any, int], None]
-) -> None:
-    """A product with the epilogue that fields(epilogue, first batch) fills in, on a kernel of this backend."""
+def add_wide(sums: DeviceArray, out: DeviceArray, adds: bool) -> None:
+    """out (int64) = sums (int32), or += them; both adjacent."""
+    args = _cuda.WidenArgs()
+    args.sums, args.count, args.adds, args.out = sums.pointer, out.size, adds, out.pointer
+    _cuda.add_wide(args, out.stream, out.device)
+
+
+class Factor(NamedTuple):
+    """An operand of a product with an epilogue: codes (1, rows, k), a scale for all (step 0) or for each row."""
+
+    codes: DeviceArray
+    scale: DeviceArray  # float32
+    step: int
+    zero: DeviceArray | None  # int32, of each row
+    sums: DeviceArray | None = None  # int32, of each row, where they are known
+
+
+def row_sums(codes: DeviceArray) -> DeviceArray:
+    """int32 (1, rows), of codes (1, rows, k)."""
+    return Operand(codes).sums()
+
+
+def prepare_codes(
+    a: Factor, w: Factor, y_scale: float, rounding: str, single: bool, bias: DeviceArray | None
+) -> tuple[DeviceArray | None, DeviceArray | None, DeviceArray | None]:
+    """(bias, m, e) for codes: A6's bias, A4's multipliers (none of half_even), of the rows of scales × columns."""
+    shape = a.codes.shape[1] if a.step else 1, w.codes.shape[1]
+    args = _cuda.PrepareArgs()
+    args.rows, args.n = shape
+    args.a_scale, args.a_scale_step, args.w_scale, args.w_scale_step = a.scale.pointer, a.step, w.scale.pointer, w.step
+    made: list[DeviceArray | None] = [None, None, None]
+    if bias is not None:
+        made[0] = added = a.codes.new(shape, "int32")
+        args.float_bias, args.bias = bias.pointer, added.pointer
+    if rounding != "half_even":
+        args.rounding, args.single, args.y_scale = ROUNDINGS.index(rounding), single, y_scale
+        made[1] = m = a.codes.new(shape, "float64" if rounding == "half_away" else "int32")
+        made[2] = e = a.codes.new(shape, "int32")
+        args.m_values, args.e_values = m.pointer, e.pointer
+    if any(made):
+        _cuda.prepare_scales(args, a.codes.stream, a.codes.device)
+    return made[0], made[1], made[2]
+
+
+def run_fused(kernel: Kernel, a: Factor, w: Factor, out: DeviceArray, fields: Callable[[Any], None]) -> None:
+    """A product with the epilogue that fields(epilogue) fills in, on a kernel of this backend. out (1, m, n)."""
     if kernel.name not in INDEX:
         raise RuntimeError(
             f"linear: {kernel.name} has no epilogue; {missing() or 'use() leaves out the kernels that do'}"
         )
-    multiply(INDEX[kernel.name], Operand(a), Operand(w), out, fields)
+    left, right = Operand(a.codes), Operand(w.codes)
+    a_sums = (a.sums or left.sums()) if w.zero is not None else None
+    w_sums = (w.sums or right.sums()) if a.zero is not None else None
+
+    def all_fields(epilogue: Any, first: int) -> None:
+        epilogue.a_scale, epilogue.a_scale_step = a.scale.pointer, a.step
+        epilogue.w_scale, epilogue.w_scale_step = w.scale.pointer, w.step
+        if a.zero is not None and w_sums is not None:
+            epilogue.a_zero, epilogue.w_sums = a.zero.pointer, w_sums.pointer
+        if w.zero is not None and a_sums is not None:
+            epilogue.w_zero, epilogue.a_sums = w.zero.pointer, a_sums.pointer
+        fields(epilogue)
+
+    multiply(INDEX[kernel.name], left, right, out, all_fields)
 
 
 # ---------------------------------------------------------------- elementwise
@@ -255,8 +310,11 @@ def _place(args: Any, scale: DeviceArray, repeat: int, group: int) -> None:
     args.place = (scale.shape[0], scale.shape[1], repeat, group)
 
 
-def _quantize(x: DeviceArray, by: Scales, limits: tuple[int, int], out: DeviceArray) -> None:
+def _quantize(
+    x: DeviceArray, by: Scales, limits: tuple[int, int], out: DeviceArray, reciprocal: DeviceArray | None = None
+) -> None:
     args = _cuda.QuantizeArgs()
+    args.reciprocal = 0 if reciprocal is None else reciprocal.pointer
     args.x, args.x_type = x.pointer, OUTPUTS[x.dtype]
     args.rows, args.inner = x.shape
     args.scale, args.zero = by.scale.pointer, by.zero.pointer if by.zero is not None else 0
@@ -291,10 +349,62 @@ def _requantize(acc: DeviceArray, by: Multipliers, limits: tuple[int, int], out:
     _cuda.requantize(args, acc.stream, acc.device)
 
 
+class Found(NamedTuple):
+    """Where the scales of ranges are put, (rows, columns) as `Scales` places them."""
+
+    scale: DeviceArray  # float32
+    reciprocal: DeviceArray  # float32 (A8)
+    zero: DeviceArray  # int32
+
+    @classmethod
+    def beside(cls, x: DeviceArray, shape: tuple[int, int]) -> Found:
+        return cls(x.new(shape, "float32"), x.new(shape, "float32"), x.new(shape, "int32"))
+
+
+def find_scales(
+    x: DeviceArray, repeat: int, group: int, limits: tuple[int, int], middle: int | None, scale_dtype: str,
+    found: Found,
+) -> None:  # fmt: skip
+    """A7, A8: of every place of x (rows, inner), adjacent. middle: the code of 0 of symmetric ranges, else None."""
+    if missing():
+        raise RuntimeError(f"quantize: x is on a GPU, and {missing()}")
+    ends = x.new((found.scale.size, 2), "int32")
+    args = _cuda.ExtremesArgs()
+    args.x, args.x_type = x.pointer, OUTPUTS[x.dtype]
+    args.rows, args.inner = x.shape
+    args.ends = ends.pointer
+    _place(args, found.scale, repeat, group)
+    _cuda.find_extremes(args, x.stream, x.device)
+    of = _cuda.FoundArgs()
+    of.ends, of.places = ends.pointer, found.scale.size
+    of.low, of.high = limits
+    of.is_symmetric, of.middle = middle is not None, middle or 0
+    of.scale_type = OUTPUTS[scale_dtype]
+    of.scale, of.reciprocal, of.zero = found.scale.pointer, found.reciprocal.pointer, found.zero.pointer
+    _cuda.scales_of_extremes(of, x.stream, x.device)
+
+
+LONG = 1 << 16  # elements of a row from which on the whole GPU looks for its range, and one CTA no longer
+
+
+def _dynamic_of_long_row(
+    x: DeviceArray, limits: tuple[int, int], scale: DeviceArray, zero: DeviceArray | None, out: DeviceArray
+) -> None:
+    found = Found.beside(x, (1, 1))._replace(scale=scale)
+    found = found if zero is None else found._replace(zero=zero)
+    is_symmetric, inner = limits[0] < 0, x.shape[1]
+    find_scales(x, 1, inner, limits, 0 if is_symmetric else None, "float32", found)
+    by = Scales(found.scale, None if is_symmetric else found.zero, 1, inner)
+    _quantize(x, by, limits, out, found.reciprocal if is_symmetric else None)
+
+
 def _dynamic(
     x: DeviceArray, group: int, limits: tuple[int, int], scale: DeviceArray, zero: DeviceArray | None,
     sums: DeviceArray | None, out: DeviceArray,
 ) -> None:  # fmt: skip
+    if x.shape[0] == 1 and group >= x.shape[1] >= LONG and sums is None:
+        _dynamic_of_long_row(x, limits, scale, zero, out)
+        return
     args = _cuda.DynamicArgs()
     args.x, args.x_type = x.pointer, OUTPUTS[x.dtype]
     args.rows, args.inner = x.shape

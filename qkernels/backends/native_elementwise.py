@@ -74,9 +74,16 @@ def _lookup(
     native(index, x[None], table[None], out[None], threads)
 
 
+def _softmax(
+    native: Callable[..., None], index: int, threads: int, x: np.ndarray, table: np.ndarray, factor: Any, zero: int,
+    out: np.ndarray,
+) -> None:  # fmt: skip
+    native(index, x, table[None], factor, zero, out, threads)
+
+
 _RUN: dict[str, Callable[..., None]] = {
     "quantize": _quantize, "dequantize": _dequantize, "dynamic_quantize": _dynamic_quantize, "requantize": _requantize,
-    "add": _add, "mul": _mul, "lookup": _lookup,
+    "add": _add, "mul": _mul, "lookup": _lookup, "softmax": _softmax,
 }  # fmt: skip
 
 

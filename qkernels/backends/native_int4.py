@@ -21,6 +21,7 @@ except ImportError:  # backends/native.py says why
 QUANTIZED_US = 1e4  # activations quantized in a microsecond
 FEW_GROUPS = 64  # AMX tiles are half empty below: fewer rows go straight from nibbles
 FEW_ROWS = 8
+LONGEST_BF16 = 1 << 15  # k: sums of more bfloat16 products may leave A11's bound
 SCALE_TYPES = {"float32": 0, "float16": 1, "uint16": 2}
 
 
@@ -32,14 +33,16 @@ def _judge(row: dict[str, Any], types: str, problem: Problem, hardware: Hardware
         return groups
     if row["isa"] not in hardware.cpu:
         return f"this CPU lacks {row['isa']}"
-    m, few = problem.m, problem.k < FEW_GROUPS * groups
-    least = FEW_ROWS if few and row["min_m"] > 1 else row["min_m"]
+    if row["types"].startswith("bf16") and problem.k > LONGEST_BF16:
+        return f"k={problem.k} is above {LONGEST_BF16}"
+    m, few = problem.m, row["op"] == "linear" and row["min_m"] > 1 and problem.k < FEW_GROUPS * groups
+    least = FEW_ROWS if few else row["min_m"]
     if m < least:
         return f"m={m} is below {least}{f' with groups below {FEW_GROUPS}' if least > row['min_m'] else ''}"
     weights = padded(problem.n, N_PANEL) * padded(problem.k, K_PAD)
     bits = int(types[-4])
-    halved = 2 if few and row["min_m"] > 1 else 1
-    quantizing = m * problem.k / QUANTIZED_US if types.startswith("f32") else 0.0
+    halved = 2 if few else 1
+    quantizing = m * problem.k / QUANTIZED_US if types.startswith("f32") and row["op"] == "linear" else 0.0
     reading, computing = 1e-3 * weights * bits / 8 / row["gb_s"], 2e-3 * m * weights * halved / row["gops"]
     return float(row["call_us"] + max(reading, computing) + min(reading, computing) / 2 + quantizing)
 
@@ -89,11 +92,22 @@ def _run(
     module.linear_int4(index, a, handle(w, epilogue.a_zero is not None), out, epilogue, threads)
 
 
+def _also(types: str) -> tuple[str, ...]:
+    """The further types that a row of these takes."""
+    if types.startswith("s8"):
+        return (f"f32{types[2:]}",)
+    return (f"bf16{types[3:]}",) if types.startswith("f32") else ()
+
+
 def kernels_of(module: Any, threads: int = 0) -> tuple[Kernel, ...]:
-    """The rows of a compiled module; one of signed activations takes floats too, which become signed codes."""
+    """The rows of a compiled module.
+
+    One of signed activations takes floats too, which become signed codes; one that multiplies in float32 stands in for
+    bfloat16, whose bound is wider.
+    """
     return tuple(
         Kernel(
-            row["name"].replace(f"linear_{row['types']}", f"linear_{types}"),
+            row["name"].replace(f"_{row['types']}_", f"_{types}_"),
             row["op"],
             types,
             row["isa"],
@@ -102,7 +116,7 @@ def kernels_of(module: Any, threads: int = 0) -> tuple[Kernel, ...]:
             functools.partial(_run if row["op"] == "linear" else _run_floats, module, threads, index),
         )
         for index, row in enumerate(module.int4_rows())
-        for types in (row["types"], *((f"f32{row['types'][2:]}",) if row["types"].startswith("s8") else ()))
+        for types in (row["types"], *_also(row["types"]))
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from qkernels.backends._reals import REALS, reads, writes
 from qkernels.kernel import Hardware, Kernel, Multipliers, Problem, Scales
 
 _NO_ZERO = np.zeros((1, 1), np.int32)
@@ -64,13 +65,10 @@ def requantize(acc: np.ndarray, by: Multipliers, limits: tuple[int, int], out: n
 
 # Nanoseconds an element on one core, measured at 4096² beside NumPy's rows. NumPy dequantizes faster.
 _NS = {"quantize": 1.9, "dequantize": 2.2, "dynamic_quantize": 3.5, "requantize": 3.0}
-_RUN: dict[str, Callable[..., None]] = {
-    "quantize": quantize, "dequantize": dequantize, "dynamic_quantize": dynamic_quantize, "requantize": requantize,
-}  # fmt: skip
 START = 1000.0  # µs, not measured: a first call takes 10⁵ to 10⁶ (import, cache), which small arrays never repay
 
 
-def _row(op: str, types: str) -> Kernel:
+def _row(op: str, types: str, run: Callable[..., None]) -> Kernel:
     def judge(problem: Problem, hardware: Hardware) -> float | str:
         if problem.op != op or problem.types != types:
             return f"is for {op} {types}"
@@ -78,13 +76,13 @@ def _row(op: str, types: str) -> Kernel:
             return "numba is not installed"
         return START + _NS[op] * 1e-3 * problem.m * problem.n
 
-    return Kernel(f"{op}_{types}_numba", op, types, "numba", "", judge, _RUN[op])
+    return Kernel(f"{op}_{types}_numba", op, types, "numba", "", judge, run)
 
 
 _CODES = ("s8", "u8", "s16", "u16")
 KERNELS: tuple[Kernel, ...] = (
-    *(_row("quantize", "f32" + codes) for codes in _CODES),
-    *(_row("dequantize", codes + "f32") for codes in _CODES),
-    *(_row("dynamic_quantize", "f32" + codes) for codes in _CODES[:2]),
-    *(_row("requantize", "s32" + codes) for codes in _CODES),
+    *(_row("quantize", real + codes, reads(real, quantize)) for codes in _CODES for real in REALS),
+    *(_row("dequantize", codes + real, writes(real, dequantize)) for codes in _CODES for real in REALS),
+    *(_row("dynamic_quantize", real + codes, reads(real, dynamic_quantize)) for codes in _CODES[:2] for real in REALS),
+    *(_row("requantize", "s32" + codes, requantize) for codes in _CODES),
 )

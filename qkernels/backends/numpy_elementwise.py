@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from qkernels.backends._numpy_rules import ROUND, quiet, symmetric
+from qkernels.backends._reals import REALS, reads, writes
 from qkernels.kernel import Hardware, Kernel, Multipliers, Problem, Scales
 from qkernels.scales import placed
 
@@ -126,24 +127,21 @@ def requantize(acc: np.ndarray, by: Multipliers, limits: tuple[int, int], out: n
 
 # Nanoseconds an element on one core, measured at 4096²; requantize between half_even and gemmlowp.
 _NS = {"quantize": 3.9, "dequantize": 0.9, "dynamic_quantize": 4.4, "requantize": 7.0}
-_RUN: dict[str, Callable[..., None]] = {
-    "quantize": quantize, "dequantize": dequantize, "dynamic_quantize": dynamic_quantize, "requantize": requantize,
-}  # fmt: skip
 
 
-def _row(op: str, types: str) -> Kernel:
+def _row(op: str, types: str, run: Callable[..., None]) -> Kernel:
     def judge(problem: Problem, hardware: Hardware) -> float | str:
         if problem.op != op or problem.types != types:
             return f"is for {op} {types}"
         return 20 + _NS[op] * 1e-3 * problem.m * problem.n
 
-    return Kernel(f"{op}_{types}_numpy", op, types, "numpy", "", judge, _RUN[op])
+    return Kernel(f"{op}_{types}_numpy", op, types, "numpy", "", judge, run)
 
 
 CODES = ("s8", "u8", "s16", "u16")
 KERNELS: tuple[Kernel, ...] = (
-    *(_row("quantize", "f32" + codes) for codes in CODES),
-    *(_row("dequantize", codes + "f32") for codes in CODES),
-    *(_row("dynamic_quantize", "f32" + codes) for codes in CODES[:2]),
-    *(_row("requantize", "s32" + codes) for codes in CODES),
+    *(_row("quantize", real + codes, reads(real, quantize)) for codes in CODES for real in REALS),
+    *(_row("dequantize", codes + real, writes(real, dequantize)) for codes in CODES for real in REALS),
+    *(_row("dynamic_quantize", real + codes, reads(real, dynamic_quantize)) for codes in CODES[:2] for real in REALS),
+    *(_row("requantize", "s32" + codes, requantize) for codes in CODES),
 )

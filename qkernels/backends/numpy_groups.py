@@ -69,11 +69,14 @@ def judge_floats(problem: Problem, hardware: Hardware) -> float | str:
     return product if isinstance(product, str) else product + 8e-3 * problem.k * problem.n
 
 
+FLOATS = ("f32", "bf16")  # what is multiplied: compute="float32", "bfloat16"; float64 is within both bounds
+
+
 def _kernel(op: str, types: str, bits: int, judge: Any, run: Any) -> Kernel:
     return Kernel(f"{op}_{types}_numpy", op, types, "numpy", LAYOUTS[bits], judge, run)
 
 
 KERNELS: tuple[Kernel, ...] = (
     *(_kernel("linear", f"{a}u{bits}{acc}", bits, judge, composed(sums)) for a, bits, acc in TYPES),
-    *(_kernel("weight_only", f"f32u{bits}f32", bits, judge_floats, run_floats) for bits in (4, 2)),
+    *(_kernel("weight_only", f"{x}u{bits}f32", bits, judge_floats, run_floats) for bits in (4, 2) for x in FLOATS),
 )

@@ -84,6 +84,10 @@ def avg_pool(x: np.ndarray, window: Window, by: Average, out: np.ndarray) -> Non
     _store(total, out)
 
 
+def channel_sum(x: np.ndarray, out: np.ndarray) -> None:
+    np.sum(x, axis=(1, 2), keepdims=True, dtype=np.int32, out=out)
+
+
 def softmax(x: np.ndarray, table: np.ndarray, factor: Any, zero: int, out: np.ndarray) -> None:
     codes = x.astype(np.int16)
     e = table[255 - (codes.max(axis=1, keepdims=True) - codes)]
@@ -99,9 +103,10 @@ def softmax(x: np.ndarray, table: np.ndarray, factor: Any, zero: int, out: np.nd
     _store(e, out)
 
 
-_NS = {"add": 20.0, "mul": 3.0, "lookup": 1.5, "max_pool": 1.0, "avg_pool": 8.0, "softmax": 6.0}
+_NS = {"add": 20.0, "mul": 3.0, "lookup": 1.5, "max_pool": 1.0, "avg_pool": 8.0, "channel_sum": 1.0, "softmax": 6.0}
 _RUN: dict[str, Callable[..., None]] = {
-    "add": add, "mul": mul, "lookup": lookup, "max_pool": max_pool, "avg_pool": avg_pool, "softmax": softmax,
+    "add": add, "mul": mul, "lookup": lookup, "max_pool": max_pool, "avg_pool": avg_pool,
+    "channel_sum": channel_sum, "softmax": softmax,
 }  # fmt: skip
 
 
@@ -118,4 +123,5 @@ KERNELS: tuple[Kernel, ...] = (
     *(_row(op, q * 3) for op in ("add", "mul") for q in ("s8", "u8")),
     _row("lookup", "u8u8"),
     *(_row(op, q * 2) for op in ("max_pool", "avg_pool", "softmax") for q in ("s8", "u8")),
+    *(_row("channel_sum", q + "s32") for q in ("s8", "u8")),
 )

@@ -97,6 +97,12 @@ def avg_pool(x: np.ndarray, window: Window, by: Average, out: np.ndarray) -> Non
         out[n, i, j, c] = saturated(t, out.dtype)
 
 
+def channel_sum(x: np.ndarray, out: np.ndarray) -> None:
+    """A16, global: the sum before zero points."""
+    for n, c in np.ndindex(x.shape[0], x.shape[3]):
+        out[n, 0, 0, c] = sum(int(code) for code in x[n, :, :, c].reshape(-1))
+
+
 def softmax(x: np.ndarray, table: np.ndarray, factor: Any, zero: int, out: np.ndarray) -> None:
     """A17."""
     for row, target in zip(x, out, strict=True):
@@ -128,5 +134,6 @@ KERNELS: tuple[Kernel, ...] = (
     _row("lookup", "u8u8", lookup),
     *(_row("max_pool", q * 2, max_pool) for q in ("s8", "u8")),
     *(_row("avg_pool", q * 2, avg_pool) for q in ("s8", "u8")),
+    *(_row("channel_sum", q + "s32", channel_sum) for q in ("s8", "u8")),
     *(_row("softmax", q * 2, softmax) for q in ("s8", "u8")),
 )

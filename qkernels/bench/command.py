@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 
 import qkernels as qk
-from qkernels.bench import conv, elementwise, int4, limits, linear, peers, report, roofline, shapes
+from qkernels.bench import conv, elementwise, int4, limits, linear, network, peers, report, roofline, shapes
 from qkernels.bench.contender import GEMM, Contender, Subject
 from qkernels.bench.measure import measure
 from qkernels.config import _cpu_name
 
 SUBJECTS = {"gemm": (GEMM, peers.PEERS), "linear": (linear.LINEAR, linear.PEERS)} | int4.SUBJECTS
+ELEMENTWISE = {"elementwise": elementwise.run, "network": network.run}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,9 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--op",
-        choices=(*SUBJECTS, "conv", "elementwise"),
+        choices=(*SUBJECTS, *ELEMENTWISE, "conv"),
         default="gemm",
-        help="a product of integers, a linear layer of floats with weights of 8 or 4 bits, convolutions, or codes",
+        help="a product of integers, a layer of floats with weights of 8 or 4 bits, convolutions, elementwise ops",
     )
     add("--quick", action="store_true", help="a few shapes, few rounds")
     add("--threads", type=_positive, default=1, metavar="N", help="of everybody (default 1)")
@@ -79,8 +80,9 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     """arguments: what `options` was parsed from. Returns the exit status."""
     if options.op == "conv":
         return _run_convolutions(options, arguments)
-    if options.op == "elementwise":
-        return elementwise.run(options)
+    if options.op in ELEMENTWISE:
+        again = _elsewhere(options, arguments)
+        return ELEMENTWISE[options.op](options) if again is None else again
     try:
         subject, everybody = SUBJECTS[options.op]
         chosen = shapes.select(options.filter, options.quick, subject.shapes, subject.quick)

@@ -9,6 +9,7 @@ before anybody is timed: the share that differs stands in the table (torch multi
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 from collections.abc import Callable
 from typing import Any
@@ -27,11 +28,11 @@ INNER = 1024
 Contenders = dict[str, tuple[Callable[[], Any], Callable[[Any], np.ndarray]]]  # call, and its codes or values
 
 
-def _same(result: Any) -> np.ndarray:
+def same(result: Any) -> np.ndarray:
     return np.asarray(result)
 
 
-def _codes(result: Any) -> np.ndarray:
+def codes_of(result: Any) -> np.ndarray:
     return result.codes() if isinstance(result, qk.QTensor) else np.asarray(result)
 
 
@@ -45,7 +46,7 @@ class Data:
         self.by_row = rng.uniform(0.01, 0.03, self.rows).astype(F32)
 
 
-def _rows(op: str, types: str, make: Callable[[], tuple[Any, ...]]) -> Contenders:
+def rows_of(op: str, types: str, make: Callable[[], tuple[Any, ...]]) -> Contenders:
     """Our kernel with its output given, and Numba's row, which is what a loop of one's own would be."""
 
     def call(kernel: Kernel) -> Callable[[], Any]:
@@ -60,10 +61,10 @@ def _rows(op: str, types: str, make: Callable[[], tuple[Any, ...]]) -> Contender
     found = {"kernel": dispatch.choose(Problem(op, types, 1 << 10, 1 << 10, 1))}
     if importlib.util.find_spec("numba") is not None:
         found["numba"] = next(k for k in dispatch.kernels(op) if k.types == types and k.isa == "numba")
-    return {name: (call(kernel), _same) for name, kernel in found.items()}
+    return {name: (call(kernel), same) for name, kernel in found.items()}
 
 
-def _torch() -> Any:
+def torch_or_none() -> Any:
     if importlib.util.find_spec("torch") is None:
         return None
     import torch
@@ -71,24 +72,34 @@ def _torch() -> Any:
     return torch
 
 
-def _ort(op: str, x: np.ndarray, result: Any, values: dict[str, np.ndarray], **attributes: Any) -> Contenders:
+def ort(
+    op: str, x: np.ndarray, result: Any, values: dict[str, np.ndarray], *, shape: tuple[int, ...] = (),
+    domain: str = "", **attributes: Any,
+) -> Contenders:  # fmt: skip
+    """ONNX Runtime: one node, its constants `values` in order (x among them where it is named), x and out bound.
+
+    shape: of the result, where it is not x's."""
     if importlib.util.find_spec("onnxruntime") is None or importlib.util.find_spec("onnx") is None:
         return {}
     import onnxruntime
     from onnx import helper, numpy_helper
 
     kind = helper.np_dtype_to_tensor_dtype
-    out = np.empty(x.shape, result)
-    names = ["y"] if values else ["y", "scale", "zero"]
+    out = np.empty(shape or x.shape, result)
+    names = ["y"] if values or domain or op == "MaxPool" else ["y", "scale", "zero"]
     kinds = [kind(out.dtype), kind(np.dtype(F32)), kind(out.dtype)]
     graph = helper.make_graph(
-        [helper.make_node(op, ["x", *values], names, **attributes)],
+        [helper.make_node(op, [*values] if "x" in values else ["x", *values], names, domain=domain, **attributes)],
         "elementwise",
         [helper.make_tensor_value_info("x", kind(x.dtype), x.shape)],
-        [helper.make_tensor_value_info(n, k, x.shape if n == "y" else []) for n, k in zip(names, kinds, strict=False)],
-        [numpy_helper.from_array(v, n) for n, v in values.items()],
+        [
+            helper.make_tensor_value_info(n, k, out.shape if n == "y" else [])
+            for n, k in zip(names, kinds, strict=False)
+        ],
+        [numpy_helper.from_array(v, n) for n, v in values.items() if n != "x"],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = qk.get_num_threads()
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -102,17 +113,17 @@ def _ort(op: str, x: np.ndarray, result: Any, values: dict[str, np.ndarray], **a
         session.run_with_iobinding(binding)
         return out
 
-    return {"ort": (call, _same)}
+    return {"ort": (call, same)}
 
 
 def _quantize(d: Data, scale: Any, axis: int | None, placed: tuple[tuple[int, ...], int]) -> Contenders:
     shape, group = placed
     flat = np.asarray(scale, F32).reshape(shape)
-    found: Contenders = {"qkernels": (lambda: qk.quantize(d.x, scale, axis=axis), _codes)}
-    found |= _rows(
+    found: Contenders = {"qkernels": (lambda: qk.quantize(d.x, scale, axis=axis), codes_of)}
+    found |= rows_of(
         "quantize", "f32s8", lambda: (d.x, Scales(flat, None, 1, group), (-128, 127), np.empty(d.x.shape, np.int8))
     )
-    torch = _torch()
+    torch = torch_or_none()
     if torch:
         x = torch.from_numpy(d.x)
         if axis is None:
@@ -122,55 +133,56 @@ def _quantize(d: Data, scale: Any, axis: int | None, placed: tuple[tuple[int, ..
             call = lambda: torch.quantize_per_channel(x, s, z, axis, torch.qint8)  # noqa: E731
         found["torch"] = call, lambda result: result.int_repr().numpy()
     values: dict[str, np.ndarray] = {"s": np.asarray(scale, F32), "z": np.zeros(np.shape(scale), np.int8)}
-    return found | _ort("QuantizeLinear", d.x, np.int8, values, **({} if axis is None else {"axis": axis}))
+    attributes: dict[str, Any] = {} if axis is None else {"axis": axis}
+    return found | ort("QuantizeLinear", d.x, np.int8, values, **attributes)
 
 
 def _dequantize(d: Data) -> Contenders:
     q = qk.QTensor(d.codes, d.scale, 3)
     one = Scales(np.full((1, 1), d.scale, F32), np.full((1, 1), 3, S32), 1, INNER)
-    found: Contenders = {"qkernels": (lambda: qk.dequantize(q), _same)}
-    found |= _rows("dequantize", "s8f32", lambda: (d.codes, one, np.empty(d.x.shape, F32)))
-    torch = _torch()
+    found: Contenders = {"qkernels": (lambda: qk.dequantize(q), same)}
+    found |= rows_of("dequantize", "s8f32", lambda: (d.codes, one, np.empty(d.x.shape, F32)))
+    torch = torch_or_none()
     if torch:
         t = torch._make_per_tensor_quantized_tensor(torch.from_numpy(d.codes), d.scale, 3)
-        found["torch"] = (lambda: torch.dequantize(t)), _same
+        found["torch"] = (lambda: torch.dequantize(t)), same
     values: dict[str, np.ndarray] = {"s": np.asarray(d.scale, F32), "z": np.asarray(3, np.int8)}
-    return found | _ort("DequantizeLinear", d.codes, F32, values)
+    return found | ort("DequantizeLinear", d.codes, F32, values)
 
 
 def _dynamic_tensor(d: Data) -> Contenders:
-    found: Contenders = {"qkernels": (lambda: qk.dynamic_quantize(d.x, dtype="uint8", per="tensor"), _codes)}
+    found: Contenders = {"qkernels": (lambda: qk.dynamic_quantize(d.x, dtype="uint8", per="tensor"), codes_of)}
     one = np.empty((1, 1), F32), np.empty((1, 1), S32), None
     flat = d.x.reshape(1, -1)
-    found |= _rows(
+    found |= rows_of(
         "dynamic_quantize", "f32u8", lambda: (flat, flat.size, (0, 255), *one, np.empty(flat.shape, np.uint8))
     )
-    return found | _ort("DynamicQuantizeLinear", d.x, np.uint8, {})
+    return found | ort("DynamicQuantizeLinear", d.x, np.uint8, {})
 
 
 def _dynamic_rows(d: Data) -> Contenders:
-    found: Contenders = {"qkernels": (lambda: qk.dynamic_quantize(d.x), _codes)}
+    found: Contenders = {"qkernels": (lambda: qk.dynamic_quantize(d.x), codes_of)}
     one = np.empty((d.rows, 1), F32), np.empty((d.rows, 1), S32), None
-    found |= _rows("dynamic_quantize", "f32s8", lambda: (d.x, INNER, (-127, 127), *one, np.empty(d.x.shape, np.int8)))
-    torch = _torch()
+    found |= rows_of("dynamic_quantize", "f32s8", lambda: (d.x, INNER, (-127, 127), *one, np.empty(d.x.shape, np.int8)))
+    torch = torch_or_none()
     if torch:
         x = torch.from_numpy(d.x)
         call = lambda: torch.round(x * (127 / x.abs().amax(1, keepdim=True))).to(torch.int8)  # noqa: E731
-        found["torch eager"] = call, _same
+        found["torch eager"] = call, same
     return found
 
 
 def _requantize(d: Data, rounding: str, axis: int | None) -> Contenders:
     scale: Any = 1.1e-4 if axis is None else d.by_column.astype(np.float64) / 200
-    found: Contenders = {"qkernels": (lambda: qk.requantize(d.acc, scale, axis=axis, rounding=rounding), _same)}
+    found: Contenders = {"qkernels": (lambda: qk.requantize(d.acc, scale, axis=axis, rounding=rounding), same)}
     m, e = multiplier_of(np.asarray(scale, np.float64).reshape(1, -1), rounding)
     by = Multipliers(rounding, m, e, None, None, 1, INNER if axis is None else 1)
-    found |= _rows("requantize", "s32s8", lambda: (d.acc, by, (-128, 127), np.empty(d.x.shape, np.int8)))
-    torch = _torch()
+    found |= rows_of("requantize", "s32s8", lambda: (d.acc, by, (-128, 127), np.empty(d.x.shape, np.int8)))
+    torch = torch_or_none()
     if torch and rounding == "half_even" and axis is None:
         acc = torch.from_numpy(d.acc)
         call = lambda: (acc.float() * scale).round().clamp(-128, 127).to(torch.int8)  # noqa: E731
-        found["torch eager"] = call, _same
+        found["torch eager"] = call, same
     return found
 
 
@@ -192,25 +204,31 @@ SUBJECTS: dict[str, Callable[[Data], Contenders]] = {
 
 def run(options: argparse.Namespace) -> int:
     """Prints a line a subject: µs of each, what differs, and the best peer's time over ours."""
-    qk.set_num_threads(options.threads)
-    torch = _torch()
-    if torch:
-        torch.set_num_threads(options.threads)
+    start(options)
     for mib in SIZES[:1] if options.quick else SIZES:
         data = Data(mib)
         print(f"{mib} MiB of float32, {options.threads} thread(s), µs; +%: differs; best peer / qkernels, / kernel")
-        for name, make in SUBJECTS.items():
-            if options.filter and options.filter not in name:
-                continue
-            found = make(data)
-            wanted = found["qkernels"][1](found["qkernels"][0]())
-            wrong = {
-                n: float(np.mean(codes(call()).reshape(wanted.shape) != wanted)) for n, (call, codes) in found.items()
-            }
-            samples = timing.interleave({n: call for n, (call, _) in found.items()}, rounds=15, seconds=1.5)
-            us = {n: float(np.median(s)) for n, s in samples.items()}
-            best = min((us[n] for n in us if n not in ("qkernels", "kernel")), default=float("nan"))
-            ratios = f"{best / us['qkernels']:6.2f} {best / us['kernel']:6.2f}"
-            each = "  ".join(f"{n} {us[n]:.0f}{f' (+{wrong[n]:.2%})' if wrong[n] else ''}" for n in us)
-            print(f"  {name:30} {ratios}   {each}", flush=True)
+        show(options, {name: functools.partial(make, data) for name, make in SUBJECTS.items()})
     return 0
+
+
+def start(options: argparse.Namespace) -> None:
+    qk.set_num_threads(options.threads)
+    torch = torch_or_none()
+    if torch:
+        torch.set_num_threads(options.threads)
+
+
+def show(options: argparse.Namespace, subjects: dict[str, Callable[[], Contenders]]) -> None:
+    for name, make in subjects.items():
+        if options.filter and options.filter not in name:
+            continue
+        found = make()
+        wanted = found["qkernels"][1](found["qkernels"][0]())
+        wrong = {n: float(np.mean(codes(call()).reshape(wanted.shape) != wanted)) for n, (call, codes) in found.items()}
+        samples = timing.interleave({n: call for n, (call, _) in found.items()}, rounds=15, seconds=1.5)
+        us = {n: float(np.median(s)) for n, s in samples.items()}
+        best = min((us[n] for n in us if n not in ("qkernels", "kernel")), default=float("nan"))
+        ratios = f"{best / us['qkernels']:6.2f} {best / us['kernel']:6.2f}"
+        each = "  ".join(f"{n} {us[n]:.0f}{f' (+{wrong[n]:.2%})' if wrong[n] else ''}" for n in us)
+        print(f"  {name:30} {ratios}   {each}", flush=True)

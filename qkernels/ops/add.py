@@ -9,6 +9,7 @@ import numpy as np
 from qkernels.dtypes import container
 from qkernels.kernel import Problem, Sum
 from qkernels.ops import network
+from qkernels.scales import Grain
 from qkernels.tensor import QTensor
 
 F32 = np.float32
@@ -26,6 +27,9 @@ def add(a: QTensor, b: QTensor, out_scale: Any, out_zero_point: Any = 0) -> QTen
     Raises  TypeError no QTensor · ValueError types, axes, shapes, scale, zero point.
     Source  ONNX Runtime QLinearAdd.
     """
+    made = short_pair(False, a, b, out_scale, out_zero_point)
+    if made is not None:
+        return made
     call = check_pair(a, b, out_scale, out_zero_point, "add")
     assert isinstance(a._zero, int) and isinstance(b._zero, int)
     with np.errstate(over="ignore", under="ignore"):
@@ -34,6 +38,17 @@ def add(a: QTensor, b: QTensor, out_scale: Any, out_zero_point: Any = 0) -> QTen
     if not np.isfinite(ratios).all() or not np.isfinite(offset):
         raise ValueError(f"add: out_scale={call.scale} is too small beside the operands': their ratio is not finite")
     return run_pair("add", call, Sum(*ratios, offset))
+
+
+def short_pair(product: bool, a: Any, b: Any, scale: Any, zero: Any) -> QTensor | None:
+    """An ordinary call of a kind that was decided before; None: `check_pair` shall do it, or refuse."""
+    if type(a) is not QTensor or type(b) is not QTensor or a.dtype not in network.TYPES or b.dtype != a.dtype:
+        return None
+    real = float(scale) if type(scale) is F32 else scale
+    made = network.ROAD.pair(product, a._data, a._scale, a._zero, b._data, b._scale, b._zero, real, zero)
+    if made is None:
+        return None
+    return QTensor._of_codes(*made, zero, a.dtype, Grain(a.shape), "float32", None, a._library)
 
 
 class Pair(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -62,7 +63,7 @@ def check_wishes(
         if out_scale is None:
             raise ValueError(f"{op}: out_dtype={dtype!r} needs an out_scale; without one the result is int32 or floats")
         scale, zero = _out_scale(op, out_scale, out_zero_point, dtype)
-        _check_integer(op, activation, act, residual, named)
+        check_integer(op, activation, act, residual, named)
     else:
         if np.any(np.asarray(out_zero_point) != 0):
             raise ValueError(f"{op}: out_zero_point={out_zero_point!r} goes with an out_scale")
@@ -111,7 +112,7 @@ def _out_scale(op: str, out_scale: Any, zero: Any, dtype: str) -> tuple[np.ndarr
     return scale.reshape(()), int(zeros.reshape(()))
 
 
-def _check_integer(op: str, said: Any, activation: Activation, residual: Any, rounding: str) -> None:
+def check_integer(op: str, said: Any, activation: Activation, residual: Any, rounding: str) -> None:
     if isinstance(activation, str):
         raise ValueError(
             f"{op}: activation={said!r} of codes, wanted a clamp: relu, relu6, (lowest, highest). Leave out_scale out "
@@ -121,7 +122,7 @@ def _check_integer(op: str, said: Any, activation: Activation, residual: Any, ro
         return
     if not isinstance(residual, QTensor):
         raise ValueError(f"{op}: residual is {type(residual).__name__}, wanted a QTensor where the result is one")
-    if residual._grain.scale_shape and residual._scale.size > 1:
+    if math.prod(residual._grain.scale_shape) > 1:
         raise ValueError(f"{op}: residual has {residual._grain}, wanted axis=None: one scale")
     if rounding != "half_even":
         raise ValueError(
@@ -289,6 +290,11 @@ def room(wishes: Wishes, *inputs: Any) -> np.ndarray:
     return np.empty((m, n), written(wishes.writes))
 
 
+def parts_of(wishes: Wishes) -> tuple:
+    """What a QTensor of the resulting codes is made of, behind them and before the library."""
+    return owned(np.asarray(wishes.scale)), wishes.zero, wishes.dtype, Grain(wishes.shape), "float32", None
+
+
 def deliver(wishes: Wishes, filled: np.ndarray, library: str) -> Any:
     """What the caller gets: `out`, a QTensor, or an array of `library`, from what `room` gave and a kernel filled."""
     result = filled.reshape(wishes.shape)
@@ -297,10 +303,7 @@ def deliver(wishes: Wishes, filled: np.ndarray, library: str) -> Any:
             wishes.target[...] = result
         return wishes.out
     if wishes.kind == "codes":
-        grain = Grain(wishes.shape)
-        return QTensor._of_codes(
-            result, owned(np.asarray(wishes.scale)), wishes.zero, wishes.dtype, grain, "float32", None, library
-        )
+        return QTensor._of_codes(result, *parts_of(wishes), library)
     if wishes.dtype == "bfloat16":
         if library == "torch":
             import torch

@@ -12,7 +12,6 @@ from qkernels.activations import CLAMPS
 from qkernels.arrays import as_float32, float_name, is_torch, library_of
 from qkernels.bounds import check_columns, sign_of
 from qkernels.checks import owned
-from qkernels.device import is_on_device
 from qkernels.dtypes import FLOAT_TYPES, bits_of, limits, listed
 from qkernels.epilogue import Epilogue, finish_floats
 from qkernels.kernel import Problem
@@ -34,8 +33,8 @@ _FAST: dict[Any, Any] = {None: None, **CLAMPS}
 _CURVE = ()  # no clamp: the short road stands aside
 
 _road = dispatch.LinearRoad(enabled=not verbose.ENABLED)
-_of_floats, _of_codes = _road.of_floats, _road.of_codes
-of_tensors = _road.of_tensors  # for modules, which know what they call
+_of_floats = _road.of_floats
+of_codes, of_tensors = _road.of_codes, _road.of_tensors  # for modules, too, which know what they call
 
 
 def pack_linear(weight: Any) -> PackedLinear:
@@ -99,7 +98,9 @@ def linear(
     out_dtype   of that QTensor (default: x's type, int8 of float x). Without out_scale: "float32" "float16" "bfloat16"
                 "float64" (default: x's float type, float32 of a QTensor), or "int32" of a QTensor x: the accumulators
     rounding    of a QTensor as the result, as in `requantize`
-    compute     "int8": exact integers. "float32", "bfloat16": x stays as it is, weight is dequantized (A11)
+    compute     "int8": exact integers. "float32", "bfloat16": x stays as it is, weight is dequantized (A11): within
+                2⁻²⁰, 2⁻⁷ of Σ|x·w|. For few rows and for accuracy; "bfloat16" is the fastest of all for many rows and
+                groups of 32 or less where the CPU has AMX, and else the same as "float32"
     out         array of out_dtype and the result's shape, any strides, or of the codes of a QTensor; it is returned
 
     Without curved activations every result is the same bits on every CPU, kernel and number of threads.
@@ -114,9 +115,11 @@ def linear(
             result = _short(x, packed._handle, bias, _FAST.get(activation, _CURVE), out_scale, out_zero_point, out)
             if result is not None:
                 return result
-    if is_on_device(x):
-        return _on_device(
-            x, weight, bias, activation, residual, out_scale, out_zero_point, out_dtype, rounding, compute, out
+    if linear_on_device.wanted(x, weight):
+        return linear_on_device.run(
+            linear_on_device.check(
+                x, weight, bias, activation, residual, out_scale, out_zero_point, out_dtype, rounding, compute, out
+            )
         )
     call = _check(
         x, weight, bias, activation, residual, out_scale, out_zero_point, out_dtype, rounding, compute, out
@@ -144,7 +147,7 @@ def _short(x: Any, handle: Any, bias: Any, activation: Any, out_scale: Any, out_
         return None
     if type(out_scale) is F32:
         out_scale = float(out_scale)
-    result = _of_codes(x._data, handle, bias, activation, out, x._scale, x._zero, out_scale, out_zero)
+    result = of_codes(x._data, handle, bias, activation, out, x._scale, x._zero, out_scale, out_zero)
     if result is None or out is not None or out_scale is None:
         return result
     scale = owned(np.array(out_scale, F32))
@@ -165,10 +168,6 @@ def _of_tensors(x: Any, handle: Any, bias: Any, activation: Any, out: Any) -> An
     return result if result is None else out
 
 
-def _on_device(x: Any, weight: Any, *rest: Any) -> Any:
-    return linear_on_device.run(linear_on_device.check(x, _weight(weight), *rest))
-
-
 class _Call(NamedTuple):
     x: Any
     packed: PackedLinear
@@ -180,6 +179,7 @@ class _Call(NamedTuple):
     epilogue: Epilogue | None
     library: str
     op: str = OP
+    compute: str = "int8"
 
     @property
     def part(self) -> Any:
@@ -189,7 +189,10 @@ class _Call(NamedTuple):
         left = "f32" if self.a.dtype == F32 else sign_of(self.a.dtype)
         n, part = self.wishes.shape[-1], self.part
         if isinstance(part, PackedGroups):
-            types = f"{left}u{part.bits}f32" if self.op == "weight_only" else left + part.types
+            if self.op == "weight_only":
+                types = f"{'bf16' if self.compute == 'bfloat16' else 'f32'}u{part.bits}f32"
+            else:
+                types = left + part.types
             return Problem(self.op, types, self.m, n, self.k, part.grouped_layout)
         return Problem(OP, f"{left}{sign_of(part.dtype)}s32", self.m, n, self.k, part.layout)
 
@@ -225,18 +228,8 @@ def _check(
             )
         if compute != "int8" and isinstance(part, PackedGroups):
             floats = np.ascontiguousarray(as_float32(x, OP, "x")).reshape(m, k)
-            return _Call(
-                x,
-                packed,
-                wishes,
-                "kernel",
-                floats,
-                m,
-                k,
-                _epilogue_of_floats(wishes, None, None),
-                library,
-                "weight_only",
-            )
+            by = _epilogue_of_floats(wishes, None, None)
+            return _Call(x, packed, wishes, "kernel", floats, m, k, by, library, "weight_only", compute)
         if compute != "int8" or not isinstance(part, PackedGroups):
             return _Call(x, packed, wishes, compute if compute != "int8" else "grouped", None, m, k, None, library)
     if not isinstance(x, QTensor) and wishes.kind == "codes":  # the multiplier is known when the rows' scales are
@@ -348,11 +341,10 @@ def _problem_of(
     x: Any, weight: Any, bias: Any = None, *, activation: Any = None, residual: Any = None, out_scale: Any = None,
     out_zero_point: Any = 0, out_dtype: Any = None, rounding: Any = "half_even", compute: Any = "int8", out: Any = None,
 ) -> Problem | str:  # fmt: skip
-    if is_on_device(x):
-        there = linear_on_device.check(
-            x, _weight(weight), bias, activation, residual, out_scale, out_zero_point, out_dtype, rounding, compute, out
-        )
-        return there.problem()
+    if linear_on_device.wanted(x, weight):
+        return linear_on_device.check(
+            x, weight, bias, activation, residual, out_scale, out_zero_point, out_dtype, rounding, compute, out
+        ).problem()
     call = _check(
         x, weight, bias, activation, residual, out_scale, out_zero_point, out_dtype, rounding, compute, out
     )  # fmt: skip
@@ -366,3 +358,17 @@ def _problem_of(
 
 
 linear.problem_of = _problem_of  # type: ignore[attr-defined]
+
+
+def _note_of(
+    x: Any, weight: Any, bias: Any = None, *, activation: Any = None, residual: Any = None, out_scale: Any = None,
+    out_zero_point: Any = 0, out_dtype: Any = None, rounding: Any = "half_even", compute: Any = "int8", out: Any = None,
+) -> str:  # fmt: skip
+    if not (linear_on_device.wanted(x, weight)):
+        return ""
+    return linear_on_device.check(
+        x, weight, bias, activation, residual, out_scale, out_zero_point, out_dtype, rounding, compute, out
+    ).note()
+
+
+linear.note_of = _note_of  # type: ignore[attr-defined]

@@ -1,154 +1,310 @@
-"""linear for floats on a GPU: quantized row by row in one pass, multiplied, and finished in the product's own epilogue.
+"""linear on a GPU: floats are quantized row by row in one pass, multiplied, and finished in the product's own epilogue.
 
-The weight is a host QTensor or what pack_linear made of it; it is brought to the device once, and stays with the packed
-weight. What a kernel cannot do is refused by name here, never computed otherwise in silence.
+x is floats or a QTensor there; the weight a host QTensor or what pack_linear made of it, brought to the device once,
+or a QTensor there. Scales stay where they are. What a kernel cannot do is refused by name here, never computed
+otherwise in silence; what of a value lies on the device is never read, so that bounds come from types then.
 """
 
 from __future__ import annotations
 
 import math
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from qkernels import dispatch
-from qkernels.activations import clamp_codes
+from qkernels.activations import CURVES, clamp_codes
 from qkernels.bounds import check_columns
 from qkernels.device import DeviceArray, is_on_device, same_device, view
-from qkernels.dtypes import limits
+from qkernels.dtypes import bits_of, limits
 from qkernels.kernel import Problem
 from qkernels.ops import fused
-from qkernels.ops.on_device import LAYOUT, LETTERS, DeviceQTensor, problem_on
+from qkernels.ops.on_device import LAYOUT, LETTERS, DeviceQTensor, lying, problem_on, real_numbers
+from qkernels.ops.weights_on_device import Weight, weight_on
+from qkernels.rounding import ROUNDINGS
 from qkernels.scales import Grain
-from qkernels.weight import Columns, PackedLinear, padded
+from qkernels.tensor import QTensor
+from qkernels.weight import padded
 
 OP = "linear"
+F32 = np.float32
+RESULTS = ("float32", "float16", "bfloat16", "float64", "int32", "int8", "uint8")
 
 
-class _Weight(NamedTuple):
-    codes: DeviceArray  # (n, k padded to 16)
-    scale: DeviceArray
-    zero: DeviceArray | None
+class Rows(NamedTuple):
+    """A QTensor x as a product takes it."""
 
-
-_brought: WeakKeyDictionary[PackedLinear, dict[int, _Weight]] = WeakKeyDictionary()
-
-
-def _weight_on(beside: DeviceArray, packed: PackedLinear, columns: Columns) -> _Weight:
-    """The weight on the device of `beside`."""
-    there = _brought.setdefault(packed, {})
-    if beside.device not in there:
-        n, k = packed.shape
-        plain = packed.unpack().codes()  # of 4 and 2 bits too, one a byte
-        codes = np.zeros((n, padded(k, 16)), plain.dtype)
-        codes[:, :k] = plain
-        there[beside.device] = _Weight(
-            beside.constant(codes, codes.dtype.name, codes.shape),
-            beside.constant(columns.scale, "float32", (n,)),
-            None if columns.zero is None else beside.constant(columns.zero, "int32", (n,)),
-        )
-    return there[beside.device]
+    factor: Any  # dispatch.Factor
+    scale: np.ndarray | None  # float32 (1,) or (m,), where it is known here
+    zero: np.ndarray | None  # int32, or the ends of its type where it is not known here
 
 
 class Call:
     """linear(x, weight, …) with x on a GPU, checked."""
 
-    def __init__(self, x: Any, packed: PackedLinear, bias: Any, wishes: fused.Wishes, device_bias: bool):
-        self.x, self.packed, self.wishes = view(x), packed, wishes
-        self.bias = bias if device_bias else wishes.bias
-        self.n, self.k = packed.shape
+    def __init__(
+        self, x: Any, weight: Any, wishes: fused.Wishes, bias: Any, residual: Any, target: DeviceArray | None, out: Any
+    ):
+        self.given, self.wishes, self.bias, self.residual = x, wishes, bias, residual
+        self.target, self.out = target, out
+        self.x = view(x.data) if isinstance(x, DeviceQTensor) else real_numbers(x, OP)
+        self.n, self.k = weight.shape
         self.m = math.prod(self.x.shape[:-1])
-        self.columns = packed.columns()
+        self.weight: Weight = weight_on(self.x, weight, OP)
+        self.rows = _rows(x, self.x, self.m, self.k) if isinstance(x, DeviceQTensor) else None
 
-    def problem(self) -> Problem:
-        types = f"s8{'u8' if str(self.packed.dtype).startswith('u') else 's8'}s32"
+    def problem(self) -> Problem | str:
+        if self.empty or not self.k:
+            return "nothing to compute: an empty product needs no kernel"
+        codes = self.x.dtype if self.rows else "int8"
+        types = LETTERS[codes] + LETTERS[self.weight.factor.codes.dtype] + "s32"
         return problem_on(self.x, "gemm", types, self.m, self.n, self.k, LAYOUT)
 
     @property
     def empty(self) -> bool:
-        return 0 in (self.m, self.n, self.k)
+        return 0 in (self.m, self.n)
+
+    def note(self) -> str:
+        """Which operands are copied before the product."""
+        operands = {"x": self.rows.factor.codes if self.rows else None, "weight": self.weight.factor.codes}
+        copied = [name for name, x in operands.items() if x is not None and not dispatch.lies_well(x)]
+        why = "its k is not adjacent, or its rows do not begin at multiples of 16 bytes"
+        return "\n".join(f"{name} is copied on its way: {why}" for name in copied)
+
+
+# ---------------------------------------------------------------- checks
+
+
+def wanted(x: Any, weight: Any) -> bool:
+    """Is any of them for these functions?"""
+    return is_on_device(x) or isinstance(x, DeviceQTensor) or isinstance(weight, DeviceQTensor)
 
 
 def check(
-    x: Any, packed: PackedLinear, bias: Any, activation: Any, residual: Any, out_scale: Any, out_zero_point: Any,
+    x: Any, weight: Any, bias: Any, activation: Any, residual: Any, out_scale: Any, out_zero_point: Any,
     out_dtype: Any, rounding: Any, compute: Any, out: Any,
 ) -> Call:  # fmt: skip
-    found = view(x)
-    if found.dtype not in ("float32", "float16", "bfloat16"):
-        raise TypeError(f"{OP}: x has dtype {found.dtype}, wanted float32, float16 or bfloat16 on a GPU")
-    if not found.shape or found.shape[-1] != packed.shape[1]:
-        raise ValueError(f"{OP}: x has shape {found.shape}, weight has k={packed.shape[1]} (shape {packed.shape})")
-    refused = {
-        'compute="int8" only': compute != "int8",
-        "no residual": residual is not None,
-        "no out": out is not None,
-        "a weight without groups": packed.group_size is not None,
-        'rounding="half_even" only': rounding != "half_even",
-        "no bias of codes": bias is not None and out_scale is not None,
-    }
-    for wanted, bad in refused.items():
-        if bad:
-            raise ValueError(f"{OP}: on a GPU it takes {wanted}")
+    from qkernels.ops.linear import _check_x, _weight
+
+    _check_x(x, compute)
+    if compute != "int8":
+        raise ValueError(f'{OP}: compute={compute!r} on a GPU, wanted "int8"')
+    device_weight = isinstance(weight, DeviceQTensor)
+    packed = weight if device_weight else _weight(weight)
+    on_it = {"x": lying(x), "bias": bias if is_on_device(bias) else None, "out": out, "residual": lying(residual)}
+    same_device(OP, **on_it, weight=lying(weight) if device_weight else None)
+    shape = tuple(x.shape)
+    if not shape or len(packed.shape) != 2 or shape[-1] != packed.shape[1]:
+        raise ValueError(f"{OP}: x has shape {shape}, weight {packed.shape}, wanted (…, k) and (n, k)")
+    n = packed.shape[0]
     there = is_on_device(bias)
-    if there:
-        same_device(OP, x=x, bias=bias)
-        if view(bias).shape != (packed.shape[0],):
-            raise ValueError(f"{OP}: bias has shape {view(bias).shape}, wanted ({packed.shape[0]},)")
     wishes = fused.check_wishes(
-        OP, x, (*found.shape[:-1], packed.shape[0]), None if there else bias, activation, None, out_scale,
-        out_zero_point, out_dtype, rounding, None,
+        OP, x, (*shape[:-1], n), None if there else bias, activation, None, out_scale, out_zero_point,
+        view(out).dtype if out is not None and out_dtype is None else out_dtype, rounding, None,
     )  # fmt: skip
-    if isinstance(wishes.activation, str):
-        raise ValueError(f"{OP}: activation={activation!r} on a GPU, wanted relu, relu6 or (lowest, highest)")
-    if wishes.dtype not in ("float32", "float16", "bfloat16", "int8", "uint8"):
-        raise ValueError(f"{OP}: out_dtype={wishes.dtype!r} on a GPU, wanted float32, float16, bfloat16, int8 or uint8")
-    call = Call(x, packed, bias, wishes, there)
-    check_columns(OP, (-127, 127), call.k, call.columns, None, None)
+    if wishes.dtype not in RESULTS:
+        raise ValueError(f"{OP}: out_dtype={wishes.dtype!r} on a GPU, wanted one of {', '.join(RESULTS)}")
+    if there:
+        _check_bias(bias, n, isinstance(x, QTensor))
+    _check_residual(residual, activation, wishes)
+    call = Call(x, packed, wishes, bias if there else wishes.bias, residual, _target(out, wishes), out)
+    _check_numbers(call)
     return call
+
+
+def _check_bias(bias: Any, n: int, quantized: bool) -> None:
+    found = view(bias)
+    if found.dtype not in ("float32", "float16", "bfloat16"):
+        also = "; int32 ones in host memory, where their size can be checked" if quantized else ""
+        raise TypeError(f"{OP}: bias has dtype {found.dtype}, wanted floats on a GPU{also}")
+    if found.shape != (n,):
+        raise ValueError(f"{OP}: bias has shape {found.shape}, wanted ({n},)")
+
+
+def _check_residual(residual: Any, activation: Any, wishes: fused.Wishes) -> None:
+    if residual is None:
+        return
+    if wishes.dtype == "int32":
+        raise ValueError(f'{OP}: residual needs real numbers or codes; out_dtype="int32" gives the bare accumulators')
+    if tuple(residual.shape) != wishes.shape:
+        raise ValueError(f"{OP}: residual has shape {tuple(residual.shape)}, the result has {wishes.shape}")
+    if not isinstance(residual, DeviceQTensor):
+        real_numbers(residual, f"{OP}: residual")
+    if wishes.kind != "codes":
+        return
+    fused.check_integer(OP, activation, wishes.activation, residual, wishes.rounding)
+    if is_on_device(residual._scale) or is_on_device(residual._zero):
+        raise ValueError(
+            f"{OP}: residual's scale was found on the GPU, wanted one that was given, for a result in codes"
+        )
+
+
+def _target(out: Any, wishes: fused.Wishes) -> DeviceArray | None:
+    if out is None:
+        return None
+    target = view(out)
+    if target.dtype != wishes.dtype:
+        raise TypeError(f"{OP}: out has dtype {target.dtype}, wanted {wishes.dtype}")
+    if target.shape != wishes.shape:
+        raise ValueError(f"{OP}: out has shape {target.shape}, the result has {wishes.shape}")
+    return target
+
+
+def _check_numbers(call: Call) -> None:
+    """What can be known here of scales that are not finite, of a bias that is no int32, and of the bound on k."""
+    weight, rows, wishes, bias = call.weight, call.rows, call.wishes, call.wishes.bias
+    if weight.scale is not None and rows is not None and rows.scale is not None:
+        with np.errstate(over="ignore", under="ignore"):
+            by = fused.epilogue_of(wishes, rows.scale, weight.scale, None, None, weight_scales=weight.scales)
+        bias = by.bias
+    if call.k:
+        codes = limits(call.given.dtype) if rows is not None else (-127, 127)
+        check_columns(OP, codes, call.k, weight.columns(), rows.zero if rows else None, bias)
+
+
+def _rows(x: DeviceQTensor, codes: DeviceArray, m: int, k: int) -> Rows:
+    grain, lead = x._grain, x.shape[:-1]
+    scale, zero = x._scale, x._zero
+    one = math.prod(grain.scale_shape) == 1
+    factor_zero = None
+    if not (isinstance(zero, int) and zero == 0):
+        spread = zero if isinstance(zero, int) else grain.aligned(zero)[..., 0]
+        factor_zero = codes.constant(spread, "int32", lead).shaped(m)
+    shape = (1,) if one else lead
+    there = codes.constant(scale.reshape(shape) if one else grain.aligned(scale)[..., 0], "float32", shape)
+    flat = codes.whole().shaped(1, m, k) if codes.ndim != 2 else codes._replace(
+        shape=(1, m, k), strides=(0, *codes.strides)
+    )  # fmt: skip
+    known = None
+    if not is_on_device(scale):
+        known = scale.reshape(1) if one else np.broadcast_to(grain.aligned(scale)[..., 0], lead).reshape(m)
+    ends = np.array(limits(x.dtype), np.int32) if is_on_device(zero) else np.atleast_1d(np.asarray(zero, np.int32))
+    factor = dispatch.Factor(flat, there.shaped(there.size), 0 if one else 1, factor_zero)
+    return Rows(factor, known, None if factor_zero is None else ends)
+
+
+# ---------------------------------------------------------------- the product
 
 
 def run(call: Call) -> Any:
     x, wishes, m, n, k = call.x, call.wishes, call.m, call.n, call.k
-    out = x.new(wishes.shape, wishes.dtype)
-    if call.empty:
-        raise ValueError(f"{OP}: x {x.shape} and weight {call.packed.shape} on a GPU: nothing to multiply")
-    weight = _weight_on(x, call.packed, call.columns)
-    codes, scale, sums = (
-        x.new(shape, kind) for shape, kind in (((m, padded(k, 16)), "int8"), ((m, 1), "float32"), ((m, 1), "int32"))
-    )
-    quantizes = dispatch.choose(problem_on(x, "dynamic_quantize", f"{LETTERS[x.dtype]}s8", m, k))
-    quantizes.run(x.whole().shaped(m, k), k, (-128, 127), scale, None, sums, codes._replace(shape=(m, k)))
-    bias = None if call.bias is None else x.constant(call.bias, "float32", (n,))
-
-    def fields(epilogue: Any, first: int) -> None:
-        epilogue.a_scale, epilogue.a_scale_step = scale.pointer, 1
-        epilogue.w_scale, epilogue.w_scale_step = weight.scale.pointer, 1
-        if weight.zero is not None:
-            epilogue.w_zero, epilogue.a_sums = weight.zero.pointer, sums.pointer
-        if bias is not None:
-            epilogue.float_bias = bias.pointer
-        _clamps(epilogue, wishes)
-
-    left = codes._replace(shape=(1, m, k), strides=(0, codes.strides[0], 1))
-    right = weight.codes._replace(shape=(1, n, k), strides=(0, weight.codes.strides[0], 1))
-    dispatch.fused_on_device(dispatch.choose(call.problem()), left, right, out.shaped(1, m, n), fields)
-    if wishes.kind == "float":
-        return out.owner
+    kept = call.target if call.target is not None and _writes_into(call.target, call) else None
+    out = kept if kept is not None else x.new(wishes.shape, wishes.writes)
+    if not call.empty:
+        if not k:
+            raise ValueError(f"{OP}: x {x.shape} and weight {(n, k)} on a GPU: nothing to multiply")
+        left = call.rows.factor if call.rows else _quantized(x, m, k)
+        problem: Any = call.problem()
+        fields = _Fields(call, left)
+        dispatch.fused_on_device(dispatch.choose(problem), left, call.weight.factor, out.shaped(1, m, n), fields.fill)
+    if call.target is not None:
+        if kept is None:
+            call.out[...] = out.owner
+        return call.out
+    if wishes.kind != "codes":
+        return out.converted(wishes.dtype).owner
     parts: tuple[Any, ...] = (wishes.scale, wishes.zero, wishes.dtype, Grain(wishes.shape), "float32", None, "numpy")
     return DeviceQTensor._make(out.owner, *parts)
 
 
-def _clamps(epilogue: Any, wishes: fused.Wishes) -> None:
-    """The activation: of floats as it is, of codes inside of the limits."""
-    ends = wishes.activation if isinstance(wishes.activation, tuple) else None
-    if wishes.kind == "float":
-        if ends is not None:
-            epilogue.clamps, (epilogue.clamp_low, epilogue.clamp_high) = True, ends
-        return
-    low, high = limits(wishes.dtype)
-    if ends is not None:
-        found = clamp_codes(ends, wishes.scale, wishes.zero, wishes.rounding)
-        low, high = (min(max(end, low), high) for end in found)
-    assert wishes.scale is not None
-    epilogue.y_scale, epilogue.y_zero, epilogue.low, epilogue.high = float(wishes.scale), wishes.zero, low, high
+def _writes_into(target: DeviceArray, call: Call) -> bool:
+    """May a kernel write there: adjacent, the kernel's type, apart from what it reads."""
+    read = [call.x, *(view(lying(v)) for v in (call.bias, call.residual) if v is not None and is_on_device(lying(v)))]
+    return (
+        target.contiguous
+        and target.dtype == call.wishes.writes
+        and not any(target.may_overlap(other) for other in read)
+    )
+
+
+def _quantized(x: DeviceArray, m: int, k: int) -> Any:
+    """A8: rows of floats to int8, their scales and the sums of their codes, in one pass."""
+    codes, scale, sums = (
+        x.new(shape, kind) for shape, kind in (((m, padded(k, 16)), "int8"), ((m, 1), "float32"), ((m, 1), "int32"))
+    )
+    kernel = dispatch.choose(problem_on(x, "dynamic_quantize", f"{LETTERS[x.dtype]}s8", m, k))
+    kernel.run(x.whole().shaped(m, k), k, (-128, 127), scale, None, sums, codes._replace(shape=(m, k)))
+    matrix = codes._replace(shape=(1, m, k), strides=(0, codes.strides[0], 1))
+    return dispatch.Factor(matrix, scale, 1, None, sums)
+
+
+class _Fields:
+    """What the epilogue is told beside the operands. Holds the arrays that it points to."""
+
+    def __init__(self, call: Call, left: Any):
+        self.call, self.bias, self.m_values, self.e_values = call, None, None, None
+        wishes, n, x = call.wishes, call.n, call.x
+        self.residual = _residual(call)
+        self.integer = isinstance(call.bias, np.ndarray) and call.bias.dtype == np.int32
+        if call.bias is not None:
+            self.bias = x.constant(call.bias, "int32" if self.integer else "float32", (n,))
+        if wishes.kind == "float":
+            return
+        floats = None if self.integer else self.bias
+        single = wishes.rounding == "ruy" and call.weight.scales == 1
+        y_scale = 1.0 if wishes.scale is None else float(wishes.scale)
+        rounding = wishes.rounding if wishes.kind == "codes" else "half_even"
+        made = dispatch.prepare_on_device(left, call.weight.factor, y_scale, rounding, single, floats)
+        self.m_values, self.e_values = made[1:]
+        if floats is not None:
+            self.bias, self.integer = made[0], True
+
+    def fill(self, epilogue: Any) -> None:
+        wishes, n = self.call.wishes, self.call.n
+        if self.bias is not None and self.integer:
+            epilogue.bias, epilogue.bias_row = self.bias.pointer, n if self.bias.size > n else 0
+        elif self.bias is not None:
+            epilogue.float_bias = self.bias.pointer
+        if self.residual is not None:
+            array, scale, zero = self.residual
+            epilogue.residual, epilogue.residual_type = array.pointer, dispatch.types_on_device[array.dtype]
+            epilogue.residual_scale, epilogue.residual_zero = scale, zero
+        if wishes.kind == "float":
+            _activates(epilogue, wishes.activation)
+        elif wishes.kind == "codes":
+            self._codes(epilogue)
+
+    def _codes(self, epilogue: Any) -> None:
+        """A5, and the activation inside of the limits."""
+        wishes, n = self.call.wishes, self.call.n
+        assert wishes.scale is not None
+        low, high = limits(wishes.dtype)
+        if isinstance(wishes.activation, tuple):
+            found = clamp_codes(wishes.activation, wishes.scale, wishes.zero, wishes.rounding)
+            low, high = (min(max(end, low), high) for end in found)
+        epilogue.y_scale, epilogue.y_zero, epilogue.low, epilogue.high = float(wishes.scale), wishes.zero, low, high
+        if self.m_values is not None and self.e_values is not None:
+            epilogue.rounding = ROUNDINGS.index(wishes.rounding)
+            epilogue.m_values, epilogue.e_values = self.m_values.pointer, self.e_values.pointer
+            epilogue.m_row, epilogue.m_column = n if self.m_values.size > n else 0, 1
+
+
+def _activates(epilogue: Any, activation: Any) -> None:
+    if isinstance(activation, str):
+        epilogue.curve = 1 + CURVES.index(activation)
+    elif activation is not None:
+        epilogue.clamps, (epilogue.clamp_low, epilogue.clamp_high) = True, activation
+
+
+def _residual(call: Call) -> tuple[DeviceArray, float, int] | None:
+    """(the array as it is read, its scale, its zero point): adjacent floats, or 8-bit codes of one scale."""
+    r, wishes = call.residual, call.wishes
+    if r is None:
+        return None
+    if not isinstance(r, DeviceQTensor):
+        return real_numbers(r, OP).whole(), 1.0, 0
+    scale, zero = r._scale, r._zero
+    if wishes.kind == "codes":
+        with np.errstate(over="ignore", under="ignore"):
+            scale = np.asarray(scale.reshape(()) / wishes.scale, F32)
+        if not np.isfinite(scale):
+            raise ValueError(f"{OP}: residual's scale / out_scale is not finite in float32 (A0); use smaller scales")
+        r = DeviceQTensor._make(r._data, scale.reshape(r._grain.scale_shape), zero, r.dtype, *_plain_parts(r))
+    one = r._grain.scale_shape == () and not is_on_device(scale)
+    if one and isinstance(zero, int) and bits_of(r.dtype) == 8:
+        return view(r.data).whole(), float(scale), zero
+    return view(r.dequantize()).whole(), 1.0, 0
+
+
+def _plain_parts(q: DeviceQTensor) -> tuple[Any, ...]:
+    return q._grain, "float32", None, "numpy"

@@ -8,7 +8,7 @@ import numpy as np
 
 from qkernels.kernel import Problem, Product
 from qkernels.ops import network
-from qkernels.ops.add import check_pair, run_pair
+from qkernels.ops.add import check_pair, run_pair, short_pair
 from qkernels.tensor import QTensor
 
 
@@ -18,6 +18,9 @@ def mul(a: QTensor, b: QTensor, out_scale: Any, out_zero_point: Any = 0) -> QTen
     Arguments, result and errors as of `add`; broadcasts exactly as well.
     Source  ONNX Runtime QLinearMul (com.microsoft).
     """
+    made = short_pair(True, a, b, out_scale, out_zero_point)
+    if made is not None:
+        return made
     call = check_pair(a, b, out_scale, out_zero_point, "mul")
     with np.errstate(over="ignore", under="ignore"):
         m = (network.scale_of(a) * network.scale_of(b)) / call.scale

@@ -10,7 +10,7 @@ from qkernels import dispatch, verbose
 from qkernels.checks import scale_values, zero_values
 from qkernels.dtypes import container, known, short
 from qkernels.kernel import Problem, Window
-from qkernels.ops.elementwise import NOTHING
+from qkernels.ops.elementwise import NOTHING, ROAD
 from qkernels.scales import Grain
 from qkernels.tensor import QTensor
 
@@ -66,6 +66,7 @@ def run(op: str, types: str, shape: tuple[int, ...], arguments: tuple[Any, ...],
     if isinstance(problem, Problem):
         kernel = dispatch.choose(problem)
         verbose.timed(kernel, problem, kernel.run, *arguments)
+        ROAD.remember(kernel, 1, problem.m * problem.n)
 
 
 def letters(q: QTensor) -> str:

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from qkernels import dispatch
+from qkernels.bounds import K_CHUNK
 from qkernels.device import DeviceArray, is_on_device, same_device, view
-from qkernels.dtypes import CODE_TYPES, bits_of, container, known, limits, listed, name_of
-from qkernels.kernel import Multipliers, Problem, Scales
+from qkernels.dtypes import CODE_TYPES, FLOAT_TYPES, bits_of, container, known, limits, listed, name_of
+from qkernels.kernel import Kernel, Multipliers, Problem, Scales
 from qkernels.scales import Grain
 from qkernels.tensor import QTensor
 from qkernels.weight import DeviceMatrix, padded
@@ -32,6 +33,11 @@ def stand_in(x: Any, dtype: Any = None) -> Any:
         return x
     found = view(x)
     return np.broadcast_to(np.zeros((), found.dtype if dtype is None else dtype), found.shape)
+
+
+def lying(x: Any) -> Any:
+    """What of x lies somewhere: of a QTensor on a GPU its codes."""
+    return x.data if isinstance(x, DeviceQTensor) else x
 
 
 def on_device(*operands: Any) -> bool:
@@ -60,8 +66,9 @@ class Product:
             return
         zeros = [(0 if is_on_device(zero) else zero) for zero in (a_zero, b_zero)]
         call: Any = _check(stand_in(a), stand_in(b), None, dtype, zeros[0], zeros[1], overflow)
-        if call is None or call.dtype != np.int32:
-            raise ValueError(f"matmul: dtype={dtype!r} on a GPU, wanted int32 (longer sums: split k, add in int64)")
+        if call is None or call.dtype.name not in ("int32", "int64"):
+            raise ValueError(f"matmul: dtype={dtype!r} on a GPU, wanted int32 or int64")
+        self.dtype = call.dtype.name
         self.like = x = view(a)
         self.visible, self.k = call.visible, call.a.shape[-1]
         self.empty = 0 in call.shape or self.k == 0
@@ -91,14 +98,37 @@ class Product:
         target = view(out, self.like)
         if target.shape != self.visible:
             raise ValueError(f"matmul: out has shape {target.shape}, the product has {self.visible}")
-        if target.dtype != "int32":
-            raise TypeError(f"matmul: out has dtype {target.dtype}, wanted int32 on a GPU")
+        if target.dtype != self.dtype:
+            raise TypeError(f"matmul: out has dtype {target.dtype}, wanted {self.dtype} on a GPU")
         return target
 
     def problem(self) -> Problem:
         types = LETTERS[self.a.dtype] + LETTERS[self.w.dtype] + "s32"
         batch, m, n = self.shape
-        return problem_on(self.like, "gemm", types, batch * m, n, self.k, LAYOUT)
+        k = min(self.k, K_CHUNK) if self.dtype == "int64" else self.k
+        return problem_on(self.like, "gemm", types, batch * m, n, k, LAYOUT)
+
+    def room(self) -> DeviceArray:
+        """For the result: `out` itself where kernels may write there, adjacent and apart from the operands."""
+        out = self.out
+        if out is None or not out.contiguous or out.may_overlap(self.a) or out.may_overlap(self.w):
+            return self.like.new(self.visible, self.dtype)
+        return out
+
+    def run(self, kernel: Kernel, result: DeviceArray) -> None:
+        if self.dtype == "int32":
+            kernel.run(self.a, self.w, result.shaped(*self.shape), self.a_zero, self.b_zero)
+            return
+        part = self.like.new(self.shape, "int32")
+        for first in range(0, self.k, K_CHUNK):  # sums that cannot overflow, added in 64 bits
+            kernel.run(_chunk(self.a, first), _chunk(self.w, first), part, self.a_zero, self.b_zero)
+            dispatch.add_wide_on_device(part, result.shaped(*self.shape), first > 0)
+
+
+def _chunk(x: DeviceArray, first: int) -> DeviceArray:
+    """Columns from `first` on of (batch, rows, k), one byte each."""
+    batch, rows, k = x.shape
+    return x._replace(pointer=x.pointer + first * x.strides[2], shape=(batch, rows, min(K_CHUNK, k - first)))
 
 
 def _turned(w: DeviceArray) -> DeviceArray:
@@ -141,12 +171,12 @@ def matmul(a: Any, b: Any, out: Any, dtype: Any, a_zero: Any, b_zero: Any, overf
         return a @ b
     if call.empty:  # A13
         if out is None:
-            return call.like.constant(0, "int32", call.visible).owner
+            return call.like.constant(0, call.dtype, call.visible).owner
         out[...] = 0
         return out
     kernel = dispatch.choose(call.problem())
-    direct = call.out if call.out is not None and call.out.contiguous else call.like.new(call.visible, "int32")
-    kernel.run(call.a, call.w, direct.shaped(*call.shape), call.a_zero, call.b_zero)
+    direct = call.room()
+    call.run(kernel, direct)
     if out is None:
         return direct.owner
     if direct is not call.out:
@@ -249,9 +279,10 @@ def requantize_problem(*arguments: Any) -> Problem | str:
 
 
 def quantize(
-    x: Any, scale: Any, zero_point: Any, dtype: Any, axis: Any, group_size: Any, group_axis: Any, scale_dtype: Any
-) -> DeviceQTensor:
-    call, source = _quantize_call(x, scale, zero_point, dtype, axis, group_size, group_axis, scale_dtype)
+    x: Any, scale: Any, zero_point: Any, dtype: Any, axis: Any, group_size: Any, group_axis: Any, scale_dtype: Any,
+    two_level: Any,
+) -> DeviceQTensor:  # fmt: skip
+    call, source = _quantize_call(x, scale, zero_point, dtype, axis, group_size, group_axis, scale_dtype, two_level)
     code = container(call.dtype).name
     out = source.new(source.shape, code)
     if source.size:
@@ -266,22 +297,34 @@ def quantize(
 
 
 def _quantize_call(
-    x: Any, scale: Any, zero_point: Any, dtype: Any, axis: Any, group_size: Any, group_axis: Any, scale_dtype: Any
-) -> tuple[Any, DeviceArray]:
+    x: Any, scale: Any, zero_point: Any, dtype: Any, axis: Any, group_size: Any, group_axis: Any, scale_dtype: Any,
+    two_level: Any,
+) -> tuple[Any, DeviceArray]:  # fmt: skip
     from qkernels.ops.quantize import _check
 
-    if scale is None:
-        raise ValueError("quantize: scale=None on a GPU, wanted numbers > 0: to find a range would wait for the device")
-    source = view(x)
-    if source.dtype not in FLOATS:
-        raise TypeError(f"quantize: x has dtype {source.dtype}, wanted one of {listed(FLOATS)} on a GPU")
-    if bits_of(known(dtype, CODE_TYPES, "quantize")) < 8:
-        raise ValueError(f"quantize: dtype={dtype!r} on a GPU, wanted codes of 8 or 16 bits")
+    source = real_numbers(x, "quantize")
+    whole_bytes(dtype, "quantize")
     blank = stand_in(x, np.float32)
     call = _check(
-        blank, scale, zero_point, dtype, axis, group_size, group_axis, True, scale_dtype, False, "quantize"
+        blank, scale, zero_point, dtype, axis, group_size, group_axis, True, scale_dtype, two_level, "quantize"
     )  # fmt: skip
     return call, source
+
+
+def real_numbers(x: Any, op: str) -> DeviceArray:
+    """x as kernels read floats; float64 is rounded by its library first (A1)."""
+    found = view(x)
+    if found.dtype not in FLOAT_TYPES:
+        raise TypeError(f"{op}: x has dtype {found.dtype}, wanted one of {listed(FLOAT_TYPES)}")
+    return found if found.dtype in FLOATS else found.converted("float32")
+
+
+def whole_bytes(dtype: Any, op: str) -> str:
+    """The name of a type of codes that kernels write."""
+    name = known(dtype, CODE_TYPES, op)
+    if bits_of(name) < 8:
+        raise ValueError(f"{op}: dtype={name!r} on a GPU, wanted codes of 8 or 16 bits")
+    return name
 
 
 def quantize_problem(*arguments: Any) -> Problem | str:
@@ -295,20 +338,34 @@ def quantize_problem(*arguments: Any) -> Problem | str:
 def _scales(beside: DeviceArray, scale: Any, zero: Any, grain: Grain) -> tuple[DeviceArray, DeviceArray | None]:
     """On the device, of the shape that kernels take; a zero point that is zero is none."""
     size = placed(grain, "scales")[2]
-    scales = beside.constant(np.asarray(scale).reshape(size), "float32", size)
-    if isinstance(zero, int):
-        return scales, beside.constant(zero, "int32", size) if zero else None
-    return scales, beside.constant(np.asarray(zero).reshape(size), "int32", size)
+    if isinstance(zero, int) and zero == 0:
+        return _values(beside, scale, "float32", size), None
+    return _values(beside, scale, "float32", size), _values(beside, zero, "int32", size)
+
+
+def _values(beside: DeviceArray, values: Any, dtype: str, size: tuple[int, int]) -> DeviceArray:
+    if is_on_device(values):
+        return view(values, beside).shaped(*size)
+    return beside.constant(values if np.ndim(values) == 0 else np.reshape(values, size), dtype, size)
 
 
 class DeviceQTensor(QTensor):
-    """A QTensor whose codes lie on a GPU; its scale and zero point, which were given, are host values."""
+    """A QTensor whose codes lie on a GPU. Scale and zero point are host values where they were given, and arrays there
+    (float32, int32) where they were found."""
 
     __slots__ = ()
 
     @property
     def data(self) -> Any:
         return self._data
+
+    @property
+    def scale(self) -> Any:
+        return view(self._scale).converted(self._scale_dtype).owner if is_on_device(self._scale) else super().scale
+
+    @property
+    def zero_point(self) -> Any:
+        return view(self._zero).converted(self.dtype).owner if is_on_device(self._zero) else super().zero_point
 
     def codes(self) -> Any:
         return self._data
@@ -324,10 +381,18 @@ class DeviceQTensor(QTensor):
         out = q.new(q.shape, name)
         if q.size:
             rows, inner, _, repeat, group = placed(self._grain, "dequantize")
-            problem = problem_on(q, "dequantize", LETTERS[q.dtype] + LETTERS[name], rows, inner)
             by = Scales(*_scales(q, self._scale, self._zero, self._grain), repeat, group)
-            dispatch.choose(problem).run(q.whole().shaped(rows, inner), by, out.shaped(rows, inner))
+            kernel = dispatch.choose(self._problem(name))
+            kernel.run(q.whole().shaped(rows, inner), by, out.shaped(rows, inner))
         return out.owner
+
+    def _problem(self, name: str) -> Problem:
+        q = view(self._data)
+        rows, inner, *_ = placed(self._grain, "dequantize")
+        return problem_on(q, "dequantize", LETTERS[q.dtype] + LETTERS[name], rows, inner)
+
+    def dequantize_problem(self, name: str) -> Problem | str:
+        return self._problem(name) if self.size else "nothing to compute: an empty array needs no kernel"
 
     def __repr__(self) -> str:
         return f"QTensor({self.dtype} {self.shape}, {self._grain}, on cuda:{view(self._data).device})"

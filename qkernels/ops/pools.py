@@ -72,7 +72,9 @@ def global_avg_pool(x: QTensor, out_scale: Any = None, out_zero_point: Any = 0, 
     if not 0 < pixels < 1 << 23:
         raise ValueError(f"{op}: x has {pixels} pixels a channel (shape {q.shape}), wanted 1 … 2²³ − 1")
     assert isinstance(q._zero, int)
-    acc = codes.sum(axis=(1, 2), dtype=np.int32) - np.int32(q._zero * pixels)
+    acc = np.empty((codes.shape[0], 1, 1, codes.shape[3]), np.int32)
+    network.run("channel_sum", network.letters(q) + "s32", acc.shape, (codes, acc), pixels)
+    acc = acc.reshape(acc.shape[0], acc.shape[3]) - np.int32(q._zero * pixels)
     with np.errstate(over="ignore", under="ignore"):
         m = network.scale_of(q) / (scale * F32(pixels))
     if not (np.isfinite(m) and m > 0):

@@ -6,14 +6,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from qkernels import dispatch, verbose
-from qkernels.arrays import as_float32, float_name, library_of, new_floats
-from qkernels.checks import FLOAT_MAX, owned, scale_values, zero_values
+from qkernels.arrays import as_float32, as_reals, float_name, library_of, new_floats
+from qkernels.checks import owned, scale_values, zero_values
 from qkernels.device import is_on_device
-from qkernels.dtypes import CODE_TYPES, SCALE_TYPES, container, known, limits
-from qkernels.kernel import Problem, Scales
-from qkernels.ops import elementwise, on_device, ranges
+from qkernels.dtypes import CODE_TYPES, SCALE_TYPES, container, known, limits, short
+from qkernels.kernel import Problem
+from qkernels.ops import elementwise, on_device, ranges, ranges_on_device
 from qkernels.ops.dequantize import values
+from qkernels.ops.elementwise import PLACES, ROAD
 from qkernels.scales import Grain, grain_of
 from qkernels.tensor import QTensor
 
@@ -46,18 +46,23 @@ def quantize(
     scale_dtype  how a scale is stored: "float32", "float16", "bfloat16". Codes are made with the stored one.
     two_level    groups whose scales are 1 … 16 times one that all groups share: products add up in integers (A10)
 
+    On a GPU a scale that is found stays there, and one that is not finite is not refused: nothing waits for it.
     A true float32 division, half to even. ±∞ go to the ends, NaN to the lowest code; neither takes part in finding a
     range, and a range that is empty, or below 2⁻¹¹⁹, has the scale 1.
     Raises  TypeError types · ValueError scale, zero point, axes (the message names those that would fit), dtype, or a
             range whose scale is not finite · NoKernelError, with every kernel's reason.
     Source  ONNX QuantizeLinear.
     """
-    if axis is None and group_size is None and scale_dtype == "float32" and not two_level:
-        made = _short(x, scale, zero_point, dtype)
+    if group_size is None and scale is not None and scale_dtype == "float32" and not two_level:
+        made = _short(x, scale, zero_point, dtype, axis)
         if made is not None:
             return made
     if is_on_device(x):
-        return on_device.quantize(x, scale, zero_point, dtype, axis, group_size, group_axis, scale_dtype)
+        if scale is None:
+            return ranges_on_device.quantize(
+                x, zero_point, dtype, axis, group_size, group_axis, symmetric, scale_dtype, two_level
+            )
+        return on_device.quantize(x, scale, zero_point, dtype, axis, group_size, group_axis, scale_dtype, two_level)
     call = _check(
         x, scale, zero_point, dtype, axis, group_size, group_axis, symmetric, scale_dtype, two_level, "quantize"
     )
@@ -85,34 +90,22 @@ def fake_quantize(
     return new_floats(values(q), float_name(x), library_of(x))
 
 
-_ENDS = {"int8": (-128, 127), "uint8": (0, 255)}
-
-
-def _short(x: Any, scale: Any, zero: Any, dtype: Any) -> QTensor | None:
-    """The commonest call, found by a few comparisons: 6 µs beside the kernel's, where the long way takes 11.
+def _short(x: Any, scale: Any, zero: Any, dtype: Any, axis: Any) -> QTensor | None:
+    """An ordinary call of a kind that was decided before: 2 µs beside the kernel's, where the long way takes 11 to 27.
     None: `_check` shall do it, or refuse."""
-    if type(x) is not np.ndarray or x.dtype is not F32 or not x.flags.c_contiguous or not x.size:
+    if type(x) is not np.ndarray or type(dtype) is not str or not (axis is None or type(axis) is int):
         return None
-    if not isinstance(scale, float | np.float32) or not 0 < scale <= FLOAT_MAX or type(dtype) is not str:
+    made = ROAD.quantize(x, float(scale) if type(scale) is np.float32 else scale, zero, PLACES.get(dtype), axis)
+    if made is None:
         return None
-    ends = _ENDS.get(dtype)
-    if ends is None or not (zero is None or (type(zero) is int and ends[0] <= zero <= ends[1])):
-        return None
-    held = np.array(scale, F32)
-    if not held:  # too small for float32
-        return None
-    codes = np.empty(x.shape, dtype)
-    problem = Problem("quantize", "f32s8" if dtype == "int8" else "f32u8", 1, x.size, 1)
-    kernel = dispatch.choose(problem)
-    zeros = np.full((1, 1), zero, np.int32) if zero else None
-    by = Scales(held.reshape(1, 1), zeros, 1, x.size)
-    verbose.timed(kernel, problem, kernel.run, x.reshape(1, -1), by, ends, codes.reshape(1, -1))
-    held.flags.writeable = False
-    return QTensor._of_codes(codes, held, zero or 0, dtype, Grain(x.shape), "float32", None, "numpy")
+    kept = zero or 0 if zero is None or type(zero) is int else owned(zero.copy())
+    grain = Grain(x.shape) if axis is None else Grain(x.shape, (axis % x.ndim,))
+    return QTensor._of_codes(made[0], made[1], kept, dtype, grain, "float32", None, "numpy")
 
 
 class _Call(NamedTuple):
-    x: np.ndarray  # float32
+    x: np.ndarray  # as kernels read it
+    real: str  # its type in kernels' names
     scale: np.ndarray
     zero: np.ndarray | int
     dtype: str
@@ -127,7 +120,7 @@ def _check(
 ) -> _Call:  # fmt: skip
     name = known(dtype, CODE_TYPES, op)
     stored = known(scale_dtype, SCALE_TYPES, op, "scale_dtype")
-    array = as_float32(x, op, "x")
+    array, real = as_reals(x, op, "x")
     grain = grain_of(array.shape, axis, group_size, group_axis, op)
     if two_level and (grain.group_size is None or stored != "float32"):
         raise ValueError(
@@ -137,10 +130,11 @@ def _check(
         if two_level:
             raise ValueError(f"{op}: two_level finds the scale, so none can be given")
         given, _ = scale_values(scale, grain, op, stored)
-        return _Call(array, given, zero_values(0 if zero is None else zero, grain, name, op), name, grain, stored, None)
+        points = zero_values(0 if zero is None else zero, grain, name, op)
+        return _Call(array, real, given, points, name, grain, stored, None)
     if zero is not None:
         raise ValueError(f"{op}: zero_point={zero!r} without a scale; give both, or neither and let x decide")
-    low, high = ranges.find_range(array, grain)
+    low, high = ranges.find_range(as_float32(x, op, "x"), grain)
     found = ranges.ideal_scale(low, high, name, symmetric)
     factors = None
     if two_level and found.size:
@@ -152,7 +146,7 @@ def _check(
         zero = int(codes_of_zero.flat[0]) if codes_of_zero.size else ranges.middle_code(name)
     else:
         zero = owned(codes_of_zero.astype(container(name)))
-    return _Call(array, owned(np.asarray(found, F32)), zero, name, grain, stored, factors)
+    return _Call(array, real, owned(np.asarray(found, F32)), zero, name, grain, stored, factors)
 
 
 def _two_levels(ideal: np.ndarray, grain: Grain) -> tuple[np.ndarray, np.ndarray]:
@@ -176,7 +170,8 @@ def _codes(call: _Call) -> np.ndarray:
     bounds = limits(call.dtype)
     zero = elementwise.zero_values(call.zero, call.scale)
     elementwise.run(
-        "quantize", np.ascontiguousarray(call.x).reshape(out.shape), out, call.grain, (call.scale, zero),
+        "quantize", call.real + short(out.dtype), np.ascontiguousarray(call.x).reshape(out.shape), out, call.grain,
+        (call.scale, zero),
         lambda x, y, block: (x, elementwise.scales_of(block), bounds, y),
     )  # fmt: skip
     return out
@@ -188,11 +183,17 @@ def _problem_of(
     two_level: bool = False,
 ) -> Problem | str:  # fmt: skip
     if is_on_device(x):
-        return on_device.quantize_problem(x, scale, zero_point, dtype, axis, group_size, group_axis, scale_dtype)
+        if scale is None:
+            return ranges_on_device.quantize_problem(
+                x, zero_point, dtype, axis, group_size, group_axis, symmetric, scale_dtype, two_level
+            )
+        return on_device.quantize_problem(
+            x, scale, zero_point, dtype, axis, group_size, group_axis, scale_dtype, two_level
+        )
     call = _check(
         x, scale, zero_point, dtype, axis, group_size, group_axis, symmetric, scale_dtype, two_level, "quantize"
     )
-    return elementwise.problem_of("quantize", F32, container(call.dtype), call.grain)
+    return elementwise.problem_of("quantize", call.real + short(container(call.dtype)), call.grain)
 
 
 quantize.problem_of = _problem_of  # type: ignore[attr-defined]

@@ -9,13 +9,14 @@ import numpy as np
 from qkernels.arrays import as_array, is_torch, new_array, wrap_like
 from qkernels.checks import zero_array
 from qkernels.device import is_on_device
-from qkernels.dtypes import CODE_TYPES, container, known, limits, name_of
+from qkernels.dtypes import CODE_TYPES, container, known, limits, name_of, short
 from qkernels.kernel import Multipliers, Problem
 from qkernels.ops import elementwise, on_device
-from qkernels.rounding import check_rounding, multiplier_of
+from qkernels.rounding import ROUNDINGS, check_rounding, multiplier_of
 from qkernels.scales import Block, Grain, grain_of, listed_axes
 
 S32 = np.dtype(np.int32)
+_ROUNDINGS = {name: place for place, name in enumerate(ROUNDINGS)}
 
 
 def requantize(
@@ -52,12 +53,19 @@ def requantize(
     """
     if is_on_device(acc) or is_on_device(out):
         return on_device.requantize(acc, scale, zero_point, dtype, axis, bias, clamp, rounding, out)
+    if clamp is None and type(acc) is np.ndarray and type(dtype) is str and type(rounding) is str:
+        real = float(scale) if type(scale) is np.float32 else scale
+        place, by = elementwise.PLACES.get(dtype), _ROUNDINGS.get(rounding)
+        made = elementwise.ROAD.requantize(acc, real, zero_point, place, axis, bias, by, out)
+        if made is not None:
+            return made
     call = _check(acc, scale, zero_point, dtype, axis, bias, clamp, rounding, out)
     target = call.out
     direct = target is not None and target.flags.c_contiguous and not np.may_share_memory(target, call.acc)
     result = target if direct and target is not None else np.empty(call.acc.shape, container(call.dtype))
     elementwise.run(
-        "requantize", np.ascontiguousarray(call.acc).reshape(result.shape), result, call.grain, call.values,
+        "requantize", "s32" + short(result.dtype), np.ascontiguousarray(call.acc).reshape(result.shape), result,
+        call.grain, call.values,
         lambda x, y, block: (x, _multipliers(call, block), call.limits, y),
     )  # fmt: skip
     if target is None:
@@ -186,7 +194,7 @@ def _problem_of(
     if is_on_device(acc) or is_on_device(out):
         return on_device.requantize_problem(acc, scale, zero_point, dtype, axis, bias, clamp, rounding, out)
     call = _check(acc, scale, zero_point, dtype, axis, bias, clamp, rounding, out)
-    return elementwise.problem_of("requantize", S32, container(call.dtype), call.grain)
+    return elementwise.problem_of("requantize", "s32" + short(container(call.dtype)), call.grain)
 
 
 requantize.problem_of = _problem_of  # type: ignore[attr-defined]

@@ -1,24 +1,23 @@
-"""QLinear, QEmbedding: layers whose weights are codes with scales, kept as buffers."""
+"""QLinear, QEmbedding: layers whose weights are codes with scales, kept as buffers. QLookup: functions of codes."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 
 import qkernels
 from qkernels.activations import check_activation
-from qkernels.dtypes import CODE_TYPES, SCALE_TYPES, container, known, name_of
+from qkernels.dtypes import CODE_TYPES, SCALE_TYPES, container, known, limits, name_of
 from qkernels.scales import grain_of
 from qkernels.tensor import QTensor
 from qkernels.torch import ops, weights
 from qkernels.torch.weights import Memo, Parts
 
 # Buffers that need not be there. A state dict that has one brings it along.
-OPTIONAL = (
-    "weight_zero_point", "weight_factors", "bias", "input_scale", "input_zero_point", "output_scale",
-    "output_zero_point",
-)  # fmt: skip
+RANGES = "input_scale", "input_zero_point", "output_scale", "output_zero_point"
+OPTIONAL = ("weight_zero_point", "weight_factors", "bias", *RANGES)
 
 
 class QWeight(torch.nn.Module):  # type: ignore[misc]
@@ -46,7 +45,7 @@ class QWeight(torch.nn.Module):  # type: ignore[misc]
         self.register_buffer("weight_scale", scale)
         for name in OPTIONAL:
             self.register_buffer(name, None)
-        self._memo = Memo()
+        self._memo, self._ranges = Memo(), Memo()
 
     def _take(self, q: QTensor, bias: Any) -> None:
         parts = weights.parts_of(q)
@@ -186,6 +185,12 @@ class QLinear(QWeight):
             y = ops.short_linear(x, packed, buffers["bias"], self.activation, residual, self.out_dtype or x.dtype)
             if y is not None:
                 return y
+        elif buffers["input_scale"] is not None and residual is None and self.compute == "int8":
+            by = self._ranges.of(tuple(buffers[name] for name in RANGES), ops.Static.of)
+            to = self.out_dtype or (x.dtype if x.is_floating_point() else torch.float32)
+            y = ops.short_static_linear(x, packed, buffers["bias"], self.activation, by, to)
+            if y is not None:
+                return y
         finish = {**ops.FINISH, **self._finish(), "residual": residual, "out_dtype": self._out_name()}
         return ops.linear(x, packed, self.bias, self.input_scale, self.input_zero_point, self.compute, finish)
 
@@ -260,3 +265,24 @@ def _unpacked(data: Any, length: int, dtype: str) -> Any:
     shifts = torch.arange(per_byte, device=data.device, dtype=torch.uint8) * bits
     codes = ((data.unsqueeze(-1) >> shifts) & mask).flatten(-2)[..., :length].to(torch.int8)
     return codes if dtype.startswith("u") else codes - ((codes >> (bits - 1)) << bits)
+
+
+class QLookup(torch.nn.Module):  # type: ignore[misc]
+    """Any function of codes, by a table of 256                                                       arithmetic.md A15
+
+    function    a name or a function of a float32 array, as `qkernels.lookup` takes it
+    in_scale, in_zero_point, out_scale, out_zero_point   numbers; dtype: "int8" or "uint8", of both codes
+    """
+
+    def __init__(
+        self, function: Any, in_scale: float, in_zero_point: int, out_scale: float, out_zero_point: int, *,
+        dtype: str = "int8",
+    ) -> None:  # fmt: skip
+        super().__init__()
+        low, high = limits(dtype)
+        codes = QTensor(np.arange(low, high + 1).astype(dtype), in_scale, in_zero_point)
+        table = qkernels.lookup(codes, function, out_scale, out_zero_point).codes()
+        self.register_buffer("table", torch.from_numpy(table.copy()))
+
+    def forward(self, codes: Any) -> Any:
+        return torch.ops.qkernels.lookup(codes, self.table)

@@ -69,16 +69,12 @@ def data_shape(shape: tuple[int, ...], dtype: str) -> tuple[int, ...]:
     return (*shape[:-1], -(-shape[-1] // per_byte))
 
 
-def state_of(parts: Parts) -> Tensors:
+def state_of(tensors: Tensors) -> Tensors:
     """What is equal while the tensors are the same and nobody wrote to them (but through `.data`)."""
-    data, scale, zero, factors = parts
     try:
-        state = data.data_ptr(), data._version, scale.data_ptr(), scale._version
-        if zero is not None:
-            state += zero.data_ptr(), zero._version
-        return state if factors is None else (*state, "factors", factors.data_ptr(), factors._version)
+        return tuple([None if t is None else (t.data_ptr(), t._version) for t in tensors])
     except RuntimeError:  # made in inference_mode: nobody counts what is written to them
-        return tuple(part if part is None else part.data_ptr() for part in parts)
+        return tuple([None if t is None else t.data_ptr() for t in tensors])
 
 
 class Memo:
@@ -90,10 +86,11 @@ class Memo:
         self.state: Any = None
         self.made: Any = None
 
-    def of(self, parts: Parts, make: Callable[..., Any], *how: Any) -> Any:
-        state = state_of(parts)
+    def of(self, tensors: Tensors, make: Callable[..., Any], *how: Any) -> Any:
+        """make(*tensors, *how)"""
+        state = state_of(tensors)
         if state != self.state:
-            self.made, self.state = make(parts, *how), state
+            self.made, self.state = make(*tensors, *how), state
         return self.made
 
     def __deepcopy__(self, _: Any) -> Memo:
@@ -120,12 +117,15 @@ class Memos:
         return memos.setdefault(how, Memo()).of(parts, self._make, *how)
 
 
-def pack_linear(parts: Parts, k: int, dtype: str, group_size: int | None) -> Any:
-    return qkernels.pack_linear(qtensor_of(parts, (parts.data.shape[0], k), dtype, group_size))
+def pack_linear(
+    data: Any, scale: Any, zero_point: Any, factors: Any, k: int, dtype: str, group_size: int | None
+) -> Any:
+    parts = Parts(data, scale, zero_point, factors)
+    return qkernels.pack_linear(qtensor_of(parts, (data.shape[0], k), dtype, group_size))
 
 
-def pack_conv(parts: Parts, width: int, dtype: str, groups: int) -> Any:
+def pack_conv(data: Any, scale: Any, zero_point: Any, factors: Any, width: int, dtype: str, groups: int) -> Any:
     """(out, in/groups, h, w) as kernels for channels last read it. width: of the filters, which packed codes hide."""
-    q = qtensor_of(parts, (*parts.data.shape[:-1], width), dtype, None)
+    q = qtensor_of(Parts(data, scale, zero_point, factors), (*data.shape[:-1], width), dtype, None)
     turned = QTensor(q.codes().transpose(0, 2, 3, 1), q.scale, q.zero_point, dtype=dtype, axis=q.axis)
     return qkernels.pack_conv(turned, layout="NHWC", groups=groups)

@@ -258,4 +258,27 @@ void tile_dot(int c, int a, int b) {
 [[maybe_unused]] void _tile_dpbusd(int c, int a, int b) { tile_dot<uint8_t, int8_t>(c, a, b); }
 [[maybe_unused]] void _tile_dpbuud(int c, int a, int b) { tile_dot<uint8_t, uint8_t>(c, a, b); }
 
+// Pairs of bfloat16, two products a sum; subnormals count as zero.
+[[maybe_unused]] void _tile_dpbf16ps(int c, int a, int b) {
+  require(tiles.configured && c != a && c != b && a != b);
+  require(tiles.rows[c] == tiles.rows[a] && tiles.row_bytes[c] == tiles.row_bytes[b]);
+  require(tiles.row_bytes[a] == 4 * tiles.rows[b]);
+  const auto number = [](const uint8_t* two) {
+    uint16_t bits;
+    memcpy(&bits, two, 2);
+    const uint32_t wide = (bits & 0x7F80) == 0 ? uint32_t(bits >> 15) << 31 : uint32_t(bits) << 16;
+    float x;
+    memcpy(&x, &wide, 4);
+    return x;
+  };
+  for (int m = 0; m < tiles.rows[c]; ++m)
+    for (int n = 0; n < tiles.row_bytes[c] / 4; ++n) {
+      float sum;
+      memcpy(&sum, &tiles.data[c][m][4 * n], 4);
+      for (int k = 0; k < tiles.row_bytes[a] / 2; ++k)
+        sum += number(&tiles.data[a][m][2 * k]) * number(&tiles.data[b][k / 2][4 * n + k % 2 * 2]);
+      memcpy(&tiles.data[c][m][4 * n], &sum, 4);
+    }
+}
+
 }  // namespace

@@ -113,4 +113,31 @@ Reg<Bytes> shift_right32(const Reg<Bytes>& x, unsigned count) {
   return z;
 }
 
+[[maybe_unused]] __m512i _mm512_permutex2var_epi16(__m512i x, __m512i index, __m512i y) {
+  __m512i z;
+  for (int i = 0; i < 32; ++i) {
+    const int from = index.at<uint16_t>(i) & 63;
+    z.set(i, from < 32 ? x.at<uint16_t>(from) : y.at<uint16_t>(from - 32));
+  }
+  return z;
+}
+
+// To bfloat16, half to even: the second operand below. Subnormals are zero, NaNs quiet.
+struct __m512bh {
+  uint16_t at[32];
+};
+uint16_t bfloat16_of(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, 4);
+  if ((bits & 0x7FFFFFFF) > 0x7F800000) return uint16_t(bits >> 16 | 0x40);
+  if ((bits & 0x7F800000) == 0) return uint16_t(bits >> 31 << 15);
+  return uint16_t((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+}
+[[maybe_unused]] __m512bh _mm512_cvtne2ps_pbh(__m512 above, __m512 below) {
+  __m512bh z;
+  for (int i = 0; i < 16; ++i)
+    z.at[i] = bfloat16_of(below.at<float>(i)), z.at[16 + i] = bfloat16_of(above.at<float>(i));
+  return z;
+}
+
 }  // namespace

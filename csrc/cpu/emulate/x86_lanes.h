@@ -11,6 +11,8 @@ using __m256d = Floats<32, double>;
 using __m512d = Floats<64, double>;
 using __mmask8 = uint8_t;
 using __mmask16 = uint16_t;
+using __mmask32 = uint32_t;
+using __mmask64 = uint64_t;
 
 // ---------------------------------------------------------------- lane by lane
 
@@ -53,7 +55,7 @@ R convert(const S& x, Op op) {
 
 // Reads or writes the lanes of a mask and nothing else.
 template <class R, class T>
-R masked_load(unsigned mask, const T* p) {
+R masked_load(uint64_t mask, const T* p) {
   R z;
   for (int i = 0; i < int(sizeof(R) / sizeof(T)); ++i) {
     T value = 0;
@@ -64,7 +66,7 @@ R masked_load(unsigned mask, const T* p) {
 }
 
 template <class T, class R>
-void masked_store(void* p, unsigned mask, const R& x) {
+void masked_store(void* p, uint64_t mask, const R& x) {
   for (int i = 0; i < int(sizeof(R) / sizeof(T)); ++i) {
     const T value = x.template at<T>(i);
     if (mask >> i & 1) memcpy(static_cast<T*>(p) + i, &value, sizeof(T));
@@ -194,6 +196,14 @@ QK_OF(__m256i, _mm256_adds_epi16, (__m256i x, __m256i y),
       map2<int16_t>(x, y, [](int a, int b) { return saturated<int16_t>(a + b); }))
 QK_OF(__m512i, _mm512_adds_epi16, (__m512i x, __m512i y),
       map2<int16_t>(x, y, [](int a, int b) { return saturated<int16_t>(a + b); }))
+QK_OF(__m256i, _mm256_max_epi8, (__m256i x, __m256i y),
+      (map2<int8_t>(x, y, [](int a, int b) { return a > b ? a : b; })))
+QK_OF(__m256i, _mm256_max_epu8, (__m256i x, __m256i y),
+      (map2<uint8_t>(x, y, [](int a, int b) { return a > b ? a : b; })))
+QK_OF(__m512i, _mm512_max_epi8, (__m512i x, __m512i y),
+      (map2<int8_t>(x, y, [](int a, int b) { return a > b ? a : b; })))
+QK_OF(__m512i, _mm512_max_epu8, (__m512i x, __m512i y),
+      (map2<uint8_t>(x, y, [](int a, int b) { return a > b ? a : b; })))
 QK_OF(__m256i, _mm256_set1_epi16, (short x), all<__m256i>(int16_t(x)))
 QK_OF(__m512i, _mm512_set1_epi16, (short x), all<__m512i>(int16_t(x)))
 QK_OF(__m256, _mm256_set1_ps, (float x), all<__m256>(x))
@@ -292,6 +302,8 @@ QK_OF(__m512d, _mm512_maskz_loadu_pd, (__mmask8 mask, const double* p), (masked_
 QK_OF(__m512i, _mm512_maskz_loadu_epi32, (__mmask16 mask, const int32_t* p), (masked_load<__m512i>(mask, p)))
 QK_OF(__m128i, _mm_maskz_loadu_epi8, (__mmask16 mask, const void* p),
       (masked_load<__m128i>(mask, static_cast<const uint8_t*>(p))))
+QK_OF(__m512i, _mm512_maskz_loadu_epi8, (__mmask64 mask, const void* p),
+      (masked_load<__m512i>(mask, static_cast<const uint8_t*>(p))))
 QK_OF(__m256i, _mm256_maskz_loadu_epi16, (__mmask16 mask, const void* p),
       (masked_load<__m256i>(mask, static_cast<const uint16_t*>(p))))
 
@@ -300,6 +312,7 @@ QK_OF(void, _mm512_storeu_ps, (float* p, __m512 x), masked_store<float>(p, 0xFFF
 QK_OF(void, _mm256_maskstore_ps, (float* p, __m256i mask, __m256 x), masked_store<float>(p, top_bits(mask), x))
 QK_OF(void, _mm512_mask_storeu_ps, (float* p, __mmask16 mask, __m512 x), masked_store<float>(p, mask, x))
 QK_OF(void, _mm_mask_storeu_epi8, (void* p, __mmask16 mask, __m128i x), masked_store<uint8_t>(p, mask, x))
+QK_OF(void, _mm256_mask_storeu_epi8, (void* p, __mmask32 mask, __m256i x), masked_store<uint8_t>(p, mask, x))
 QK_OF(void, _mm256_mask_storeu_epi16, (void* p, __mmask16 mask, __m256i x), masked_store<uint16_t>(p, mask, x))
 
 // Streaming stores fault where they are not aligned.
@@ -313,6 +326,37 @@ QK_OF(void, _mm512_stream_ps, (float* p, __m512 x), streamed(p, x))
 QK_OF(void, _mm256_stream_si256, (__m256i * p, __m256i x), streamed(p, x))
 QK_OF(void, _mm512_stream_si512, (__m512i * p, __m512i x), streamed(p, x))
 [[maybe_unused]] void _mm_sfence() {}
+
+// ---------------------------------------------------------------- bytes by masks (lookup512.h)
+
+using __mmask64 = uint64_t;
+
+[[maybe_unused]] __m512i _mm512_broadcast_i32x4(__m128i x) {
+  __m512i z;
+  for (int i = 0; i < 64; ++i) z.set(i, x.at<uint8_t>(i % 16));
+  return z;
+}
+[[maybe_unused]] __mmask64 _mm512_movepi8_mask(__m512i x) {
+  __mmask64 mask = 0;
+  for (int i = 0; i < 64; ++i) mask |= uint64_t(x.at<uint8_t>(i) >> 7) << i;
+  return mask;
+}
+[[maybe_unused]] __m512i _mm512_mask_blend_epi8(__mmask64 mask, __m512i x, __m512i y) {
+  for (int i = 0; i < 64; ++i)
+    if (mask >> i & 1) x.set(i, y.at<uint8_t>(i));
+  return x;
+}
+// In each 16 bytes; an index with its highest bit set gives 0.
+[[maybe_unused]] __m512i _mm512_shuffle_epi8(__m512i x, __m512i index) {
+  __m512i z;
+  for (int i = 0; i < 64; ++i) {
+    const uint8_t at = index.at<uint8_t>(i);
+    z.set(i, at & 0x80 ? uint8_t(0) : x.at<uint8_t>(i / 16 * 16 + (at & 15)));
+  }
+  return z;
+}
+QK_OF(__m512i, _mm512_mask_shuffle_epi8, (__m512i other, __mmask64 mask, __m512i x, __m512i index),
+      _mm512_mask_blend_epi8(mask, other, _mm512_shuffle_epi8(x, index)))
 
 #undef QK_OF
 #undef QK_BOTH

@@ -121,5 +121,10 @@ inline void red_add(int32_t* address, int32_t value) {
   check_global(address, 4, true, "red.global.add");
   *address = static_cast<int32_t>(static_cast<uint32_t>(*address) + static_cast<uint32_t>(value));
 }
+inline void red_max(uint32_t* address, uint32_t value) {
+  check_aligned(address, 4, "red.global.max");
+  check_global(address, 4, true, "red.global.max");
+  if (value > *address) *address = value;
+}
 
 }  // namespace qk::emulator
