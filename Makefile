@@ -5,6 +5,7 @@
 #   make test   every test                                               make stubs   qkernels/_native.pyi anew
 #   make bench  this machine's limits and shapes                         make format  rewrite the sources' layout
 #   make sanitize  the tests again under AddressSanitizer and UBSan      make clean
+#   make fuzz   the C API under libFuzzer (clang)
 #   make gpu    builds, checks and measures on a real GPU                make cuda-all  compiles for every GPU
 #
 #   PYTHON=python3.12   JOBS=2   TESTS="tests -k matmul"   BENCH="--filter 1024 --json run.json"   QKERNELS_NATIVE=OFF (no compiled half)
@@ -25,7 +26,7 @@ export QKERNELS_NATIVE
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --no-build-isolation --editable
 
-.PHONY: demo test bench bench-pytest peers lint format stubs sanitize clean gpu cuda-all
+.PHONY: fuzz demo test bench bench-pytest peers lint format stubs sanitize clean gpu cuda-all
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -97,6 +98,17 @@ sanitize:
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	  .venv-sanitize/bin/python -m pytest -q -n $(JOBS) -p no:cacheprovider $(TESTS)
 endif
+
+# The C API under libFuzzer, with what kernels the sanitized build compiles in minutes; for FUZZ seconds.
+FUZZ ?= 600
+fuzz: $(VENV)/.made
+	PATH="$(abspath $(BIN)):$$PATH" cmake -G Ninja -S . -B build/fuzz -DCMAKE_CXX_COMPILER=clang++ -DQKERNELS_PYTHON=OFF \
+	  -DQKERNELS_ISAS=x86_avx2 -DQKERNELS_SANITIZE=address,undefined,fuzzer-no-link
+	PATH="$(abspath $(BIN)):$$PATH" cmake --build build/fuzz --parallel $(JOBS)
+	clang++ -std=c++17 -O1 -g1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -Icsrc/include \
+	  tests/fuzz/fuzz_capi.cpp -Lbuild/fuzz -Wl,-rpath,$(abspath build/fuzz) -lqkernels -o build/fuzz/fuzz_capi
+	mkdir -p build/fuzz/corpus
+	build/fuzz/fuzz_capi build/fuzz/corpus -max_total_time=$(FUZZ) -max_len=512 -len_control=0 -artifact_prefix=build/fuzz/
 
 $(VENV)/.sanitize: $(VENV)/.made $(SOURCES)
 	$(INSTALL) ".[test]" --config-settings=build-dir=build/sanitize \

@@ -25,6 +25,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "bench"), str(ROOT / "tests")]
 
 import gpu_build  # noqa: E402
+import gpu_families  # noqa: E402
 
 ROUNDINGS = ("half_even", "gemmlowp", "ruy", "half_up", "half_away")
 M_VALUES = (1, 2, 16, 17, 31, 33, 64, 127, 129, 257)
@@ -104,6 +105,46 @@ def elementwise(arrays: Any) -> Iterator[tuple[str, bool]]:
         keywords = {"scale": np.exp2(rng.uniform(-16, 0, 513)), "axis": 1, "rounding": rounding}
         got = arrays.here(qk.requantize(arrays.there(acc), **keywords))
         yield f"requantize {rounding}", bool(np.array_equal(got, qk.requantize(acc, **keywords)))
+
+
+def found_and_fused(arrays: Any) -> Iterator[tuple[str, bool]]:
+    """Scales that are found there, linear with everything that follows it, and sums in 64 bits, as on the CPU."""
+    import qkernels as qk
+
+    rng = np.random.default_rng(5)
+    x = (rng.normal(size=(70, 600)) * np.exp2(rng.integers(-4, 4, (70, 600)))).astype(np.float32)
+    w, there = rng.normal(size=(130, 600)).astype(np.float32), arrays.there(x)
+    for keywords in ({}, {"axis": 0, "symmetric": False}, {"axis": 1, "dtype": "uint8"}):
+        got, wanted = qk.quantize(there, **keywords), qk.quantize(x, **keywords)
+        same = np.array_equal(arrays.here(got.codes()), wanted.codes())
+        yield f"quantize {keywords}", bool(same and np.array_equal(arrays.here(got.scale), wanted.scale))
+    for keywords in ({}, {"dtype": "uint8"}, {"per": "tensor"}, {"group_size": 64}):
+        got = arrays.here(qk.dynamic_quantize(there, **keywords).codes())
+        yield f"dynamic_quantize {keywords}", bool(np.array_equal(got, qk.dynamic_quantize(x, **keywords).codes()))
+    weight, bias = qk.quantize(w, axis=0, symmetric=False), rng.normal(size=130).astype(np.float32)
+    residual = rng.normal(size=(70, 130)).astype(np.float32)
+    for wishes in (
+        {"bias": bias, "activation": "relu"}, {"out_dtype": "float16"},
+        *({"out_scale": 0.05, "rounding": rounding, "bias": bias} for rounding in ROUNDINGS),
+    ):  # fmt: skip
+        for given in ({}, {"dtype": "uint8"}):
+            wanted = qk.linear(qk.dynamic_quantize(x, **given), weight, **wishes)
+            got = qk.linear(qk.dynamic_quantize(there, **given), weight, **wishes)
+            codes = isinstance(wanted, qk.QTensor)
+            one, other = (got.codes(), wanted.codes()) if codes else (got, wanted)
+            yield f"linear {sorted(wishes)} {given}", bool(np.array_equal(arrays.here(one), other))
+    got = arrays.here(qk.linear(there, weight, residual=arrays.there(residual)))
+    yield "linear, residual", bool(np.array_equal(got, qk.linear(x, weight, residual=residual)))
+    for curve in ("gelu", "gelu_tanh", "silu", "hardswish", "sigmoid", "tanh"):  # within A6's tolerance
+        wanted, plain = qk.linear(x, weight, activation=curve), qk.linear(x, weight)
+        error = np.abs(arrays.here(qk.linear(there, weight, activation=curve)).astype(np.float64) - wanted)
+        yield (
+            f"linear, {curve}",
+            bool((error <= np.maximum(3 * np.spacing(np.abs(wanted)), np.abs(plain) * 2**-21)).all()),
+        )
+    a, b = random(rng, np.uint8, 3, 70000), random(rng, np.int8, 70000, 5)
+    got = arrays.here(qk.matmul(arrays.there(a), arrays.there(b), dtype="int64"))
+    yield "matmul in 64 bits", bool(np.array_equal(got, a.astype(np.int64) @ b))
 
 
 def replays(arrays: Any, emulator: Any) -> Iterator[tuple[str, bool]]:
@@ -208,6 +249,9 @@ def main() -> int:
         quick = options.only == "quick" or options.emulate
         section("products", lambda: check(products(arrays, quick)), report)
         section("elementwise", lambda: check(elementwise(arrays)), report)
+        section("found and fused", lambda: check(found_and_fused(arrays)), report)
+        section("packed weights", lambda: check(gpu_families.weight_checks(arrays, quick)), report)
+        section("convolutions", lambda: check(gpu_families.conv_checks(arrays)), report)
     if not options.emulate and options.only != "quick":
         if options.only != "bench":
             section("streams and graphs", lambda: check(streams_and_graphs(arrays)), report)

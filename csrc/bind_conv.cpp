@@ -168,7 +168,7 @@ py::capsule ready(bool is_depthwise, int index, const py::array& x, const py::ar
   if (is_depthwise) set_depthwise(*r, index, x, data, sums, w_signed, geometry, x_zero, by);
   else set_product(*r, index, x, data, sums, matrices, w_signed, geometry, x_zero, by);
   set_epilogue(*r, by, out);
-  require(r->epilogue.residual_type == Residual::none, "conv: a residual differs from call to call");
+  require(r->epilogue.residual_type != Residual::f32, "conv: the residual of a call made ready is of codes");
   const ConvShape& s = r->job.shape;
   r->job.x_step[3] = s.channels, r->job.x_step[2] = s.size[2] * s.channels;
   r->job.x_step[1] = s.size[1] * r->job.x_step[2], r->job.x_step[0] = s.size[0] * r->job.x_step[1];
@@ -177,7 +177,21 @@ py::capsule ready(bool is_depthwise, int index, const py::array& x, const py::ar
                      [](PyObject* self) { delete static_cast<Ready*>(PyCapsule_GetPointer(self, kReadyName)); });
 }
 
-void again(const py::capsule& capsule, const py::array& x, const py::array& out) {
+// The residual of this call, adjacent codes of the type that was said.
+void set_residual(Ready& r, const py::object& residual) {
+  Epilogue& e = r.epilogue;
+  require(residual.is_none() == (e.residual_type == Residual::none), "conv: a residual was said, or was not");
+  if (residual.is_none()) return;
+  require(py::isinstance<py::array>(residual), "conv: residual is no array");
+  const py::array codes = py::reinterpret_borrow<py::array>(residual);
+  const ConvShape& s = r.job.shape;
+  require(is_byte(view_of(codes.ptr()), e.residual_type == Residual::s8) && (codes.flags() & py::array::c_style) &&
+              codes.nbytes() == s.batch * s.out[0] * s.out[1] * s.out[2] * s.filters,
+          "conv: residual is another than was said");
+  e.residual = codes.data();
+}
+
+void again(const py::capsule& capsule, const py::array& x, const py::array& out, const py::object& residual) {
   require(PyCapsule_IsValid(capsule.ptr(), kReadyName), "conv: not what `conv_ready` made");
   Ready r = *static_cast<const Ready*>(PyCapsule_GetPointer(capsule.ptr(), kReadyName));  // calls may be concurrent
   if (!r.zeros.empty()) r.epilogue.zeros = r.zeros.data();
@@ -187,6 +201,7 @@ void again(const py::capsule& capsule, const py::array& x, const py::array& out)
   require((out.flags() & py::array::c_style) && out.writeable() && out.nbytes() == r.out_bytes &&
               view_of(out.ptr()).aligned,
           "conv: out is another than was said");
+  set_residual(r, residual);
   r.job.x = static_cast<const uint8_t*>(x.data());
   r.epilogue.out = const_cast<void*>(out.data());
   r.run();
@@ -216,8 +231,8 @@ void add_conv(py::module_& m) {
   m.def("conv_ready", &ready, py::arg("is_depthwise"), py::arg("row"), py::arg("x"), py::arg("data"), py::arg("sums"),
         py::arg("matrices"), py::arg("w_signed"), py::arg("geometry"), py::arg("out"), py::arg("x_zero"),
         py::arg("epilogue"), "Either of them, checked but not run; for `conv_again`.");
-  m.def("conv_again", &again, py::arg("ready"), py::arg("x"), py::arg("out"),
-        "The same convolution of another image, C contiguous, into another result.");
+  m.def("conv_again", &again, py::arg("ready"), py::arg("x"), py::arg("out"), py::arg("residual") = py::none(),
+        "The same convolution of another image, C contiguous, into another result; of another residual if it had one.");
   m.def("depthwise_rows", &rows, "Every depthwise kernel of this build, as data.");
 }
 

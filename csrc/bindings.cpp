@@ -7,6 +7,7 @@
 
 #include "bind_conv.h"
 #include "bind_pools.h"
+#include "bind_topk.h"
 #include "cpu/features.h"
 #include "cpu/pack.h"
 #include "cpu/plan.h"
@@ -133,6 +134,13 @@ double peak(int index, idx rounds) {
   return row.peak(rounds);
 }
 
+void lend_team_of(uintptr_t run, uintptr_t number, uintptr_t size) {
+  using Run = decltype(Team::run);
+  using Count = decltype(Team::size);
+  const Team team = {reinterpret_cast<Run>(run), reinterpret_cast<Count>(number), reinterpret_cast<Count>(size)};
+  lend_team(run && number && size ? new Team(team) : nullptr);
+}
+
 uint64_t read_memory(const py::array& data, idx rounds) {
   const View v = view_of(data.ptr());
   require(v.dims == 1 && is_byte(v, false) && v.strides[0] == 1, "read_memory: data must be adjacent uint8");
@@ -159,6 +167,9 @@ QK_PYBIND11_MODULE(QK_MODULE, m) {
         "Read all bytes, in order, so many times; a sum of them.");
   m.def("get_num_threads", &num_threads);
   m.def("set_num_threads", &set_num_threads, py::arg("n"), "0: as many as this process may use.");
+  m.def(
+      "lend_team", &lend_team_of, py::arg("run"), py::arg("number"), py::arg("size"),
+      "Addresses of GOMP_parallel, omp_get_thread_num and omp_get_num_threads: work on those threads. 0: on our own.");
   m.def("available_cpus", &available_cpus, "By affinity mask and cgroup quota.");
   m.def("cache_bytes", &cache_bytes, py::arg("level"));
   add_elementwise(m.ptr());
@@ -166,9 +177,11 @@ QK_PYBIND11_MODULE(QK_MODULE, m) {
   add_linear(m);
   add_conv(m);
   add_int4(m);
+  add_topk(m);
   add_fast_call(m.ptr());
   add_fast_elements(m.ptr());
   add_fast_linear(m.ptr());
+  add_fast_tensors(m.ptr());
 #ifdef QK_EMULATE
   m.attr("emulated") = true;
 #else

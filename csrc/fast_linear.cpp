@@ -10,6 +10,7 @@
 #include "cpu/linear.h"
 #include "cpu/threads.h"
 #include "fast_call.h"
+#include "fast_linear.h"
 #include "linear.h"
 #include "views.h"
 
@@ -68,13 +69,9 @@ struct Call {
     handle = handle_of(handle_object);
     if (!handle || x.dims < 1 || x.dims > kMaxBatchDims || x.shape[x.dims - 1] != handle->w.k) return false;
     if (!adjacent(x, real ? 4 : 1)) return false;
-    m = 1, n = handle->w.n, k = handle->w.k;
-    for (int d = 0; d < x.dims - 1; ++d) m *= x.shape[d];
-    const auto& known = handle->known[kind][m % kKnown];
-    if (m < 1 || known.m != m || use_in_force()) return false;
-    if (handle->low.bits) low_row = &all_int4_rows().rows[known.row];
-    else row = &all_rows().rows[known.row];
-    return true;
+    idx rows = 1;
+    for (int d = 0; d < x.dims - 1; ++d) rows *= x.shape[d];
+    return decided(rows);
   }
 
   // bias: None, float32 (n,), or of codes int32 (n,)
@@ -114,6 +111,16 @@ struct Call {
     Py_RETURN_NONE;
   }
 
+  // The row that was chosen for so many rows of x, if one was.
+  bool decided(idx rows) {
+    const auto& known = handle->known[kind][rows % kKnown];
+    if (rows < 1 || known.m != rows || use_in_force()) return false;
+    if (handle->low.bits) low_row = &all_int4_rows().rows[known.row];
+    else row = &all_rows().rows[known.row];
+    m = rows, n = handle->w.n, k = handle->w.k;
+    return true;
+  }
+
   bool multiply(const Gemm& g, Epilogue& e, const float* values, int threads) const {
     if (!low_row) return run_linear(*row, g, e, values, threads, false);
     Int4 product = handle->low.g;
@@ -123,16 +130,18 @@ struct Call {
     return run_int4(*low_row, product, e, values, threads, false);
   }
 
-  PyObject* run(const Gemm& g, Epilogue& e, const float* values) {
+  bool multiplied(const Gemm& g, Epilogue& e, const float* values) const {
+    if ((low_row ? int4_us(*low_row, m, n, k) : estimated_us(*row, m, n, k)) < kHoldGilUs)
+      return multiply(g, e, values, 1);
     bool good;
-    if ((low_row ? int4_us(*low_row, m, n, k) : estimated_us(*row, m, n, k)) < kHoldGilUs) {
-      good = multiply(g, e, values, 1);
-    } else {
-      Py_BEGIN_ALLOW_THREADS;
-      good = multiply(g, e, values, num_threads());
-      Py_END_ALLOW_THREADS;
-    }
-    if (good) return result;
+    Py_BEGIN_ALLOW_THREADS;
+    good = multiply(g, e, values, num_threads());
+    Py_END_ALLOW_THREADS;
+    return good;
+  }
+
+  PyObject* run(const Gemm& g, Epilogue& e, const float* values) {
+    if (multiplied(g, e, values)) return result;
     Py_DECREF(result);
     return PyErr_NoMemory();
   }
@@ -343,6 +352,27 @@ PyMethodDef methods[] = {
     {nullptr, nullptr, 0, nullptr}};
 
 }  // namespace
+
+bool linear_sizes(PyObject* handle, idx* n, idx* k) {
+  const LinearHandle* const found = handle_of(handle);
+  if (!found) return false;
+  *n = found->w.n, *k = found->w.k;
+  return true;
+}
+
+bool linear_decided(PyObject* handle, idx m) {
+  Call call;
+  call.handle = handle_of(handle), call.kind = kOfFloats;
+  return call.handle && call.decided(m);
+}
+
+bool linear_of_floats(PyObject* handle, const float* x, idx m, Epilogue& e) {
+  Call call;
+  call.handle = handle_of(handle), call.kind = kOfFloats;
+  if (!call.handle || !call.decided(m)) return false;
+  e.out_row = call.n, e.residual_row = call.n, e.w_scale = call.handle->scale;
+  return call.multiplied(call.gemm(), e, x);
+}
 
 void add_fast_linear(PyObject* module) {
   if (PyModule_AddFunctions(module, methods) < 0) throw pybind11::error_already_set();

@@ -1,6 +1,6 @@
 """Text recognition in int8: what it reads, and how fast, beside ONNX Runtime, OpenVINO and torch.
 
-    pip install 'qkernels[examples]'; pip install --no-deps rapidocr-onnxruntime ddddocr
+    pip install 'qkernels[onnx]' pillow; pip install --no-deps rapidocr-onnxruntime ddddocr; pip install openvino torch
     python examples/ocr.py [--threads 1 2] [--lines 60] [--nodes]
 
 Two networks that their packages ship. PP-OCRv4's recogniser (rapidocr-onnxruntime), float, is quantized here by ONNX
@@ -20,11 +20,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-
 import onnx_peers
+import text_lines
+
 import qkernels as qk
 import qkernels.onnx
-import text_lines
 from qkernels.bench import timing
 
 HEIGHT, WIDTH = 48, 320  # of the recogniser's input
@@ -64,9 +64,7 @@ def recogniser(lines: int) -> Task:
 
     model = onnx.load(folder_of("rapidocr_onnxruntime") / "models" / "ch_PP-OCRv4_rec_infer.onnx")
     listed = next(entry.value for entry in model.metadata_props if entry.key == "character")
-    sets = {
-        "clean lines": text_lines.sentences(lines, 1, hard=False), "hard lines": text_lines.sentences(lines, 1, hard=True)
-    }  # fmt: skip
+    sets = {f"{kind} lines": text_lines.sentences(lines, 1, hard=kind == "hard") for kind in ("clean", "hard")}
     floats, int8 = quantized(model)
     return Task("PP-OCRv4 recogniser", int8, floats, recogniser_input, ["", *listed.split("\n"), " "], sets)
 
@@ -167,10 +165,10 @@ def _steps(scores: np.ndarray) -> np.ndarray:
     return scores.reshape(-1, scores.shape[-1])
 
 
-def times(task: Task, calls: dict[str, onnx_peers.Call], x: np.ndarray, threads: int, rounds: int = 15) -> Iterator[str]:
+def times(calls: dict[str, onnx_peers.Call], x: np.ndarray, threads: int) -> Iterator[str]:
     """ms a line of everybody, interleaved."""
     samples = timing.interleave(
-        {name: (lambda call=call: call(x)) for name, call in calls.items()}, rounds=rounds, seconds=20, idle=0.01
+        {name: (lambda call=call: call(x)) for name, call in calls.items()}, rounds=15, seconds=20, idle=0.01
     )
     ours = float(np.median(samples["qkernels int8"]))
     for name, taken in samples.items():
@@ -206,7 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(*accuracy(task, calls), sep="\n")
                 if options.nodes:
                     print(nodes(task, x))
-            print(*times(task, calls, x, threads), sep="\n")
+            print(*times(calls, x, threads), sep="\n")
     return 1 if len(missing) == len(TASKS) else 0
 
 

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-WORDS = (
-    "the of and to in is you that it he was for on are as with his they at be this have from or one had by word but not "
-    "what all were we when your can said there use an each which she do how their if will up other about out many then"
-).split()
+WORDS = """
+    the of and to in is you that it he was for on are as with his they at be this have from or one had by word but not
+    what all were we when your can said there use an each which she do how their if will up other about out many then
+""".split()  # noqa: SIM905
 LETTERS = "abcdefghkmnpqrstuvwxyz23456789"  # none that only context tells apart
 NOISE = 55  # standard deviation, of 255
 

@@ -31,9 +31,11 @@ from qkernels.ops.quantization_error import QuantizationError, quantization_erro
 from qkernels.ops.quantize import fake_quantize, quantize
 from qkernels.ops.requantize import requantize
 from qkernels.ops.softmax import softmax
+from qkernels.ops.topk import topk
 from qkernels.patch import patch_numpy
 from qkernels.tensor import QTensor
 from qkernels.threads import get_num_threads, register_threadpoolctl, set_num_threads
+from qkernels.tune import tune
 from qkernels.weight import PackedLinear, PackedMatrix
 
 __version__ = "0.1.0"
@@ -82,5 +84,7 @@ __all__ = [
     "set_num_threads",
     "show_config",
     "softmax",
+    "topk",
+    "tune",
     "use",
 ]

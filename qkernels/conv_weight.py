@@ -7,6 +7,7 @@ a merged matrix costs no more than that of a narrower one. Layout `c4t4` is for 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from qkernels.weight import K_GROUP, K_PAD, N_PANEL, PackedMatrix, padded, unpac
 Plain = np.ndarray  # (filters, depth, height, width, channels of a group)
 
 
+@functools.cache
 def merged(groups: int, filters: int) -> int:
     """How many groups make a matrix: the fewest that fill a panel of columns, or all of them."""
     return next((f for f in range(1, groups) if groups % f == 0 and f * filters >= groups * N_PANEL), groups)

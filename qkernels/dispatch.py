@@ -15,12 +15,14 @@ from contextvars import ContextVar
 from typing import Any
 
 from qkernels import hardware as _hardware
+from qkernels import tuned
 from qkernels.backends import (
     cuda,
     native,
     native_elementwise,
     native_int4,
     native_pools,
+    native_topk,
     numba_cpu,
     numba_cuda,
     numba_elementwise,
@@ -30,8 +32,10 @@ from qkernels.backends import (
     numpy_elementwise,
     numpy_groups,
     numpy_network,
+    numpy_topk,
     reference,
     reference_network,
+    reference_topk,
 )
 from qkernels.kernel import Hardware, Kernel, NoKernelError, Problem
 
@@ -41,6 +45,7 @@ KERNELS: tuple[Kernel, ...] = (
     *native_elementwise.KERNELS,
     *native_int4.KERNELS,
     *native_pools.KERNELS,
+    *native_topk.KERNELS,
     *numba_cpu.KERNELS,
     *numba_elementwise.KERNELS,
     *numba_groups.KERNELS,
@@ -49,8 +54,10 @@ KERNELS: tuple[Kernel, ...] = (
     *numpy_elementwise.KERNELS,
     *numpy_groups.KERNELS,
     *numpy_network.KERNELS,
+    *numpy_topk.KERNELS,
     *reference.KERNELS,
     *reference_network.KERNELS,
+    *reference_topk.KERNELS,
     *cuda.KERNELS,
     *numba_cuda.KERNELS,
 )
@@ -126,11 +133,32 @@ def survey(problem: Problem, hardware: Hardware, pattern: str = "*") -> Explanat
     return Explanation(problem, best, costs, declined)
 
 
+@functools.lru_cache(maxsize=4096)
+def _here(problem: Problem, hardware: Hardware, pattern: str) -> Explanation:
+    """`survey` of this machine, and what `tune` found on it."""
+    answer = survey(problem, hardware, pattern)
+    name = tuned.winner(problem) if pattern == "*" else ""
+    best = next((kernel for kernel in KERNELS if kernel.name == name and name in answer.costs), None)
+    if best is None:
+        return answer
+    return Explanation(problem, best, answer.costs, answer.declined, "tuned: this one was the fastest here")
+
+
+def forget(*arguments: Any) -> None:
+    """Decisions are made anew, those that were remembered with these weights too."""
+    _here.cache_clear()
+    if native._native is not None:
+        native._native.forget()
+    for argument in arguments:
+        for weight in (argument, getattr(argument, "_packed", None)):
+            if weight is not None and hasattr(weight, "_handle"):
+                weight._handle = None
+
+
 def choose(problem: Problem, hardware: Hardware | None = None, pattern: str | None = None) -> Kernel:
-    """The kernel that runs `problem` on `hardware` (default: this machine). Pure; raises NoKernelError."""
-    if hardware is None and problem.device:
-        hardware = _hardware.beside(int(problem.device.removeprefix("cuda:")))
-    answer = survey(problem, hardware or _hardware.detect(), pattern or pattern_in_force())
+    """The kernel that runs `problem`: on `hardware`, pure, or on this machine, as tuned. Raises NoKernelError."""
+    pattern = pattern or pattern_in_force()
+    answer = survey(problem, hardware, pattern) if hardware else _here(problem, _this_machine(problem), pattern)
     if answer.kernel is None:
         same = {k.name for k in KERNELS if k.op == problem.op and k.types == problem.types}
         raise NoKernelError(problem, {name: why for name, why in answer.declined.items() if name in same})
@@ -138,6 +166,10 @@ def choose(problem: Problem, hardware: Hardware | None = None, pattern: str | No
     if names is not None:
         names.append(answer.kernel.name)
     return answer.kernel
+
+
+def _this_machine(problem: Problem) -> Hardware:
+    return _hardware.beside(int(problem.device.removeprefix("cuda:"))) if problem.device else _hardware.detect()
 
 
 @contextlib.contextmanager
@@ -180,13 +212,11 @@ def explain(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Explanation
     problem = problem_of(*args, **kwargs)
     if isinstance(problem, str):
         return Explanation(None, None, {}, {}, problem)
-    here = _hardware.detect()
-    if problem.device:
-        here = _hardware.beside(int(problem.device.removeprefix("cuda:")))
-    answer = survey(problem, here, pattern_in_force())
+    answer = _here(problem, _this_machine(problem), pattern_in_force())
     note = getattr(fn, "note_of", _no_note)(*args, **kwargs)
     if note:
-        return Explanation(problem, answer.kernel, answer.costs, answer.declined, note)
+        notes = "\n".join(filter(None, (note, answer.note)))
+        return Explanation(problem, answer.kernel, answer.costs, answer.declined, notes)
     return answer
 
 
@@ -203,6 +233,10 @@ def pack_weights(b: Any) -> Any:
 
 # What ops ask of the GPU's backend beside a kernel's run: where operands lie, and an epilogue of the op's own.
 lies_well, pack_on_device, fused_on_device = cuda.lies_well, cuda.pack, cuda.run_fused
+# Its packed weights: their arrays there, the name of their layout.
+DeviceBlocks, layout_on_device = cuda.DeviceBlocks, cuda.layout_on_device
+# Its convolutions.
+Filters, arrange_filters, pointwise_on_device = cuda.Filters, cuda.arrange_filters, cuda.run_pointwise
 # And what comes before or after one: scales of ranges, sums of parts of k in 64 bits.
 Found, find_scales_on_device, add_wide_on_device = cuda.Found, cuda.find_scales, cuda.add_wide
 Factor, prepare_on_device, row_sums_on_device = cuda.Factor, cuda.prepare_codes, cuda.row_sums
@@ -234,12 +268,14 @@ class FastRoad:
 
 class LinearRoad:
     """Likewise of `linear` (csrc/fast_linear.cpp): `of_floats(x, handle, bias, activation, out)` answers, or None; so
-    does `of_codes(x, handle, bias, activation, out, scale, zero, out_scale, out_zero)`, with codes or floats."""
+    does `of_codes(x, handle, bias, activation, out, scale, zero, out_scale, out_zero)`, with codes or floats, and
+    `of_tensors(x, handle, bias, activation, residual, type)` of tensors, whose activation may be a curve's number."""
 
     def __init__(self, enabled: bool) -> None:
         self.enabled = enabled and native._native is not None
         self.of_floats: Callable[..., Any] = native._native.fast_linear if self.enabled else _decline
         self.of_codes: Callable[..., Any] = native._native.fast_codes if self.enabled else _decline
+        self.of_tensors: Callable[..., Any] = native._native.fast_tensors if self.enabled else _decline
 
     def remember(self, kernel: Kernel, packed: Any, m: int) -> None:
         if not self.enabled or _pattern.get() is not None:

@@ -202,6 +202,11 @@ class Kernel:
         op "avg_pool"          run(x, window, average, out)    likewise                                           (A16)
         op "channel_sum"       run(x, out)                     likewise → int32 (n, 1, 1, c), C contiguous        (A16)
         op "softmax"           run(x, table, factor, zero, out)    (rows, n), C contiguous; table (256,) float32  (A17)
+
+    run, for op "topk":  run(corpus, queries, metric, scores, indices)            the best rows of corpus    (A18)
+        Problem: m rows of corpus, n queries, k dimensions; types those of corpus, queries, scores.
+        corpus  (m, k), queries (n, k) int8 or uint8, any strides; metric "ip" or "l2"
+        scores  int32, indices int64: (n, wanted), C contiguous, written; 1 ≤ wanted ≤ m
     """
 
     name: str
@@ -218,7 +223,8 @@ class Kernel:
         """Where its arrays lie: as Problem.device, without the number.
 
         GPU kernels take `device.DeviceArray`s: of a product a (batch, m, k) and w (batch, n, k), any strides, out
-        (batch, m, n) with adjacent columns, zero points (batch, m) and (batch, n), adjacent."""
+        (batch, m, n) with adjacent columns, zero points (batch, m) and (batch, n), adjacent. Their ops "linear",
+        "weight_only" and "conv" end in fields(epilogue, 0), which fills the module's Epilogue, in the place of one."""
         return "cuda" if self.isa.startswith("cuda_") or self.isa == "numba_cuda" else ""
 
     def __repr__(self) -> str:

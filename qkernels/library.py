@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import pathlib
 
 
 def _find(inside: str) -> str:
     """A path below the package. Of an editable install the compiled half and what comes with it lie elsewhere."""
+    import importlib.resources
+
     import qkernels
 
     roots = [pathlib.Path(str(importlib.resources.files(qkernels))), *map(pathlib.Path, qkernels.__path__)]
     for root in roots:
         if (root / inside).exists():
             return str(root / inside)
+    looked = " or ".join(sorted({str(root) for root in roots}))
     raise FileNotFoundError(
-        f"qkernels has no {inside} in {' or '.join(sorted({str(root) for root in roots}))}: it was installed without its "
-        "native half (QKERNELS_NATIVE=ON makes the build say why)"
+        f"qkernels has no {inside} in {looked}: it was installed without its native half (QKERNELS_NATIVE=ON makes the "
+        "build say why)"
     )
 
 

@@ -28,6 +28,16 @@ def get_num_threads() -> int:
     return native._native.get_num_threads() if native._native is not None else 1
 
 
+def lend_team(run: int, number: int, size: int) -> bool:
+    """Work on an OpenMP run-time's threads instead of our own: addresses of its GOMP_parallel, omp_get_thread_num and
+    omp_get_num_threads; zeros: on our own again. Process-wide; a forked child has its own. False without a native half.
+    """
+    if native._native is None:
+        return False
+    native._native.lend_team(run, number, size)
+    return True
+
+
 def _set_default() -> None:
     text = os.environ.get("QKERNELS_NUM_THREADS", "")
     if text:

@@ -7,7 +7,7 @@ import functools
 import os
 import pathlib
 from collections.abc import Iterator
-from ctypes import POINTER, Structure, c_char, c_char_p, c_double, c_float, c_int32, c_int64, c_size_t, c_uint32, c_void_p
+from ctypes import POINTER, Structure, c_char, c_char_p, c_float, c_int32, c_int64, c_size_t, c_uint32, c_void_p
 from typing import Any
 
 import numpy as np
@@ -75,6 +75,13 @@ class Packed(Sized):
     _fields_ = [("size", c_size_t), ("k", c_int64), ("n", c_int64), ("type", c_int32), ("memory", c_void_p)]
 
 
+class PackedGroups(Sized):
+    _fields_ = [
+        ("size", c_size_t), ("k", c_int64), ("n", c_int64), ("group", c_int64), ("bits", c_int32), ("zero", c_int32),
+        ("has_zeros", c_int32), ("has_sums", c_int32), ("memory", c_void_p),
+    ]  # fmt: skip
+
+
 class PackedConv(Sized):
     _fields_ = [
         ("size", c_size_t), ("filters", c_int64), ("kernel", c_int64 * 3), ("channels", c_int64), ("groups", c_int64),
@@ -105,8 +112,9 @@ class Epilogue(Sized):
 class LinearArgs(Sized):
     _fields_ = [
         ("size", c_size_t), ("kernel", c_int32), ("a_type", c_int32), ("m", c_int64), ("a", c_void_p),
-        ("a_row", c_int64), ("a_column", c_int64), ("w", POINTER(Packed)), ("a_zero", c_void_p),
-        ("w_zero", c_void_p), ("epilogue", POINTER(Epilogue)), ("rows", Range), ("columns", Range),
+        ("a_row", c_int64), ("a_column", c_int64), ("w", POINTER(Packed)), ("groups", POINTER(PackedGroups)),
+        ("a_zero", c_void_p), ("w_zero", c_void_p), ("epilogue", POINTER(Epilogue)), ("rows", Range),
+        ("columns", Range),
     ]  # fmt: skip
 
 
@@ -131,7 +139,8 @@ class ElementwiseArgs(Sized):
 
 STRUCTS = {
     "qk_host": Host, "qk_range": Range, "qk_conv_shape": ConvShape, "qk_kernel_info": KernelInfo,
-    "qk_problem": Problem, "qk_packed": Packed, "qk_packed_conv": PackedConv, "qk_gemm_args": GemmArgs,
+    "qk_problem": Problem,"qk_packed": Packed, "qk_packed_groups": PackedGroups,
+    "qk_packed_conv": PackedConv, "qk_gemm_args": GemmArgs,
     "qk_epilogue": Epilogue, "qk_linear_args": LinearArgs, "qk_conv_args": ConvArgs,
     "qk_elementwise_args": ElementwiseArgs,
 }  # fmt: skip
@@ -194,6 +203,22 @@ def pack(b: np.ndarray) -> tuple[Packed, np.ndarray]:
     call(
         "pack", c_int64(b.shape[0]), c_int64(b.shape[1]), c_int32(TYPES[b.dtype.name]), c_void_p(pointer(b)),
         c_int64(b.strides[0]), c_int64(b.strides[1]), c_void_p(pointer(memory)), size, packed,
+    )  # fmt: skip
+    return packed, memory
+
+
+def pack_groups(w: Any, sums: bool) -> tuple[PackedGroups, np.ndarray]:
+    """Of a weight_groups.PackedGroups with scales of its groups in float32."""
+    codes, scales = w.unsigned(), np.ascontiguousarray(w.group_scales())
+    zeros = None if w.zeros is None else np.ascontiguousarray(w.group_zeros().astype(np.uint8))
+    size, packed = c_size_t(), PackedGroups()
+    sizes = [c_int64(v) for v in (*codes.shape, w.group)]
+    call("pack_groups_bytes", *sizes, c_int32(w.bits), c_int32(zeros is not None), c_int32(sums), ctypes.byref(size))
+    memory = aligned(size.value)
+    call(
+        "pack_groups", *sizes, c_int32(w.bits), c_void_p(pointer(codes)), c_int64(codes.strides[0]),
+        c_int64(codes.strides[1]), c_void_p(pointer(scales)), c_void_p(pointer(zeros)), c_int32(w.zero),
+        c_int32(sums), c_void_p(pointer(memory)), size, packed,
     )  # fmt: skip
     return packed, memory
 

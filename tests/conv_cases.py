@@ -21,7 +21,7 @@ class Case(NamedTuple):
     values: str
     x_zero: str  # "none", "odd"
     w_zero: str  # "none", "one", "each"
-    out: str  # of OUTS
+    out: str  # of OUTS, or "clamped"
     form: str  # "packed", "plain", "channels of a wider image", "odd address"
     seed: int
 
@@ -101,7 +101,43 @@ def depthwise() -> list[Conv]:
     ]
 
 
+def finished() -> Iterator[Case]:
+    """What becomes 8-bit codes without weight zero points: the kernels' own ways to the last bit of them."""
+    whole = [
+        conv((6, 70), 32, 32, (3, 3), pads=1, groups=32),  # two vectors of channels in a vector of codes
+        conv((5, 9), 48, 48, (3, 3), pads=((0, 1), (1, 0)), groups=48, batch=2),  # odd rows of images
+        conv((7, 11), 64, 64, (5, 5), pads=2, groups=64),
+        conv((4, 6), 80, 80, (5, 5), 2, 2, groups=80),
+        conv((9, 13), 16, 16, (3, 3), 2, pads=((0, 0), (1, 1)), groups=16),
+        conv((9, 8), 96, 96, (7, 7), pads=3, groups=96),
+        conv((3, 7), 144, 144, (4, 3), dilation=2, pads=3, groups=144),
+        conv((6, 40), 240, 240, (3, 3), (1, 2), 1, groups=240),  # several segments of quads that are not adjacent
+        conv((1, 3), 16, 16, (3, 3), pads=1, groups=16),  # too few outputs for four vectors
+        conv((9, 41), 64, 64, (3, 3), pads=1, groups=16, batch=2),  # four channels a group, several strips
+        conv((7, 9), 32, 32, (3, 2), 2, pads=((2, 0), (0, 3)), groups=4),  # eight
+        conv((8, 10), 64, 16, (3, 3), pads=1, dilation=(2, 1), groups=16),  # one filter a group
+        conv((6, 11), 24, 96, (2, 3), pads=1, groups=6),  # sixteen
+        conv((5, 12), 8, 64, (3, 3), pads=1, groups=2),  # two vectors of filters
+        conv((6, 9), 32, 64, (3, 3), 3, pads=1, dilation=(1, 2), groups=8, batch=2),
+    ]
+    dense = [
+        conv((5, 14), c, f, (1, 1))
+        for c, f in ((16, 96), (24, 144), (32, 16), (96, 24), (65, 40), (130, 8), (40, 250), (7, 17))
+    ]
+    gathered = [
+        conv((9, 11), 3, 24, (7, 7), 2, 3),
+        conv((6, 6), 10, 16, (3, 3), pads=1),
+        conv((8, 7), 5, 33, (3, 5), 1, 2, (1, 2)),
+        conv((3, 5), 12, 16, (3, 2), pads=1, batch=2),
+    ]
+    forms = itertools.cycle(("packed", "odd address", "channels of a wider image"))
+    outs = itertools.cycle(("uint8", "clamped", "int8", "clamped", "residual"))
+    for seed, (geometry, kind) in enumerate(itertools.product([*whole, *dense, *gathered], VALUES)):
+        yield Case(geometry, kind, ("odd", "none")[seed % 2], "none", next(outs), next(forms), 2000 + seed)
+
+
 def cases() -> Iterator[Case]:
+    yield from finished()
     forms = ("packed", "plain", "packed", "channels of a wider image", "odd address")
     ways = itertools.cycle(itertools.product(forms, VALUES))
     zeros = itertools.cycle(itertools.product(("odd", "none"), ("none", "none", "one", "each")))
@@ -155,6 +191,8 @@ def _epilogue(rng: np.random.Generator, case: Case, w_zero: Any) -> Epilogue:
     real = rng.uniform(0.2, 2, (1, n)) / reach
     by = by._replace(out="int8" if case.seed % 2 else "uint8", rounding="half_even", m=real.astype(np.float32), zero=7)
     by = by._replace(limits=(-90, 100) if by.out == "int8" else (7, 255))
+    if case.out == "clamped":
+        return by
     if case.out == "residual":
         codes = rng.integers(-128, 128, (pixels, n)).astype(np.int8)
         return by._replace(residual=codes, residual_scale=0.37, residual_zero=-3)

@@ -1,22 +1,24 @@
-"""The C API computes what the reference does, bit for bit: every kernel that this CPU runs, in workspaces of exactly the
-size that it asks for, in pieces, and range by range."""
+"""The C API computes what the reference does, bit for bit: every kernel that this CPU runs, in workspaces of exactly
+the size that it asks for, in pieces, and range by range."""
 
 from __future__ import annotations
 
 import ctypes
+import itertools
 from ctypes import c_int32
 from typing import Any
 
 import capi_library as c
 import conv_cases
 import gemm_cases
+import int4_cases
 import linear_cases
 import numpy as np
 import pytest
 import quantize_cases
 
 from qkernels import dispatch
-from qkernels.backends import native, reference
+from qkernels.backends import native, native_int4, reference
 from qkernels.epilogue import Epilogue
 from qkernels.hardware import detect
 from qkernels.kernel import Conv, Kernel, Multipliers, Problem, Scales
@@ -121,6 +123,42 @@ def test_linear(kernel: Kernel) -> None:
     assert ran > 20
 
 
+GROUPED = [k for k in native_int4.KERNELS if k.isa in detect().cpu and k.op == "linear" and k.types.endswith("f32")]
+
+
+@pytest.mark.parametrize("kernel", GROUPED, ids=lambda kernel: kernel.name)
+def test_linear_of_groups(kernel: Kernel) -> None:
+    row = next(row for row in native_int4.ROWS if row["name"] == kernel.name.replace("linear_f32", "linear_s8"))
+    ran = 0
+    for i, case in enumerate(int4_cases.int4_cases(kernel, row["mr"], row["nr"])):
+        x, w = int4_cases.int4_operands(case, kernel)
+        problem = Problem("linear", kernel.types, case.m, case.n, case.k, w.grouped_layout)
+        if isinstance(kernel.judge(problem, detect()), str) or w.scales is None or w.scales.dtype != np.float32:
+            continue
+        by = x.epilogue._replace(a_zero=None if kernel.types.startswith("f32") else x.epilogue.a_zero)
+        if not by.is_float or (by.bias is not None and by.bias.dtype == np.int32):
+            continue
+        wanted = np.empty(x.out.shape, x.out.dtype)
+        reference_of("linear", kernel.types).run(x.a, w, wanted, by)
+        packed, memory = c.pack_groups(w, by.a_zero is not None)
+        np.testing.assert_array_equal(memory[: w._data.size], w._data, err_msg=f"packed: {case}")
+        epilogue = c.epilogue(by, x.out)
+        args = c.LinearArgs(
+            kernel=c.kernel_index(kernel.name), a_type=c.TYPES[x.a.dtype.name], m=case.m, a=address(x.a),
+            groups=ctypes.pointer(packed), a_zero=address(by.a_zero), epilogue=ctypes.pointer(epilogue),
+        )  # fmt: skip
+        args.a_row, args.a_column = elements(x.a)
+        if i % 4 == 3 and row["min_m"] == 1:
+            in_parts("linear", args, case.m, case.n)
+        else:
+            c.run("linear", args, TASKS[i % 3])
+        np.testing.assert_array_equal(x.out, wanted, err_msg=str(case))
+        x.out[...] = 0
+        assert all((end == linear_cases.CANARY).all() for end in (x.frame[:64], x.frame[-64:])), case
+        ran += 1
+    assert ran > 8
+
+
 def parts_of_lines(conv: Any, count: int) -> list[c.Range]:
     """All lines of all images, in `count` parts of each flat image, or image by image."""
     lines = conv.out[0] * conv.out[1]
@@ -130,7 +168,7 @@ def parts_of_lines(conv: Any, count: int) -> list[c.Range]:
     return [
         c.Range(image * lines + low, image * lines + high)
         for image in range(conv.batch)
-        for low, high in zip(cuts, cuts[1:], strict=False)
+        for low, high in itertools.pairwise(cuts)
     ]
 
 
@@ -240,7 +278,9 @@ def test_dynamic_quantize(dtype: Any, group: int) -> None:
     limits = (-127, 127) if dtype == np.int8 else (0, 255)
     wanted = np.empty((9, columns), np.float32), np.empty((9, columns), np.int32), np.empty((9, columns), np.int32)
     codes = np.empty(x.shape, dtype)
-    reference_of("dynamic_quantize", "f32s8" if dtype == np.int8 else "f32u8").run(x, min(group, 70), limits, *wanted, codes)
+    reference_of("dynamic_quantize", "f32s8" if dtype == np.int8 else "f32u8").run(
+        x, min(group, 70), limits, *wanted, codes
+    )
     found, out = tuple(np.zeros_like(v) for v in wanted), np.zeros_like(codes)
     args = c.ElementwiseArgs(
         kernel=c.ANY_KERNEL, in_type=c.TYPES["float32"], out_type=c.TYPES[out.dtype.name], rows=9, columns=70,

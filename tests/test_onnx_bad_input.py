@@ -1,4 +1,4 @@
-"""What is wrong with a model is said when it is loaded, and names the node; what is wrong with an input, when it runs."""
+"""What is wrong with a model is said when it is loaded, and names the node; of an input, when it runs."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_truncated_file_is_refused_wherever_it_ends(tmp_path: pathlib.Path) ->
     assert refused >= len(data) - 3
     path = tmp_path / "cut.onnx"
     path.write_bytes(data[: len(data) // 2])
-    with pytest.raises(qo.ModelError, match="cut.onnx: truncated, or no ONNX model"):
+    with pytest.raises(qo.ModelError, match=r"cut\.onnx: truncated, or no ONNX model"):
         qo.load(path)
 
 
@@ -69,7 +69,7 @@ def test_damaged_bytes_are_refused_or_run() -> None:
 @pytest.mark.parametrize(
     ("model", "error", "says"),
     [
-        (lambda: layer(surprise=1), qo.UnsupportedError, r"Conv 'Conv_\d+': attribute 'surprise' is not one of opset 17"),
+        (lambda: layer(surprise=1), qo.UnsupportedError, r"Conv 'Conv_\d+': attribute 'surprise' is not one of"),
         (lambda: layer(kernel_shape=[5, 5]), qo.ModelError, r"Conv 'Conv_\d+': attribute 'kernel_shape' is \[5, 5\]"),
         (lambda: layer(pads=[1]), qo.ModelError, r"Conv 'Conv_\d+': attribute 'pads' is \[1\], wanted 4 sizes"),
         (lambda: layer(group=2), qo.ModelError, r"Conv 'Conv_\d+': .*groups"),
@@ -91,7 +91,7 @@ def test_damaged_bytes_are_refused_or_run() -> None:
                      domain="com.microsoft", K=4, N=2), qo.UnsupportedError, "zero points of type float32"),
         (lambda: one("MatMulNBits", "x", np.zeros((2, 1, 7), np.uint8), np.ones((2, 1), F32), domain="com.microsoft",
                      K=4, N=2), qo.ModelError, r"MatMulNBits 'MatMulNBits_3': .* b is uint8 of shape \(2, 1, 7\)"),
-        (lambda: one("QuantizeLinear", "x", F32(0)), qo.ModelError, "QuantizeLinear .* the scale is 0.0, wanted finite"),
+        (lambda: one("QuantizeLinear", "x", F32(0)), qo.ModelError, "QuantizeLinear .* the scale is 0.0, wanted"),
     ],
 )  # fmt: skip
 def test_models(model: Any, error: type[Exception], says: str) -> None:
@@ -107,7 +107,7 @@ def test_models(model: Any, error: type[Exception], says: str) -> None:
 def test_a_weight_that_is_cut_short() -> None:
     model = layer()
     model.graph.initializer[2].raw_data = model.graph.initializer[2].raw_data[:-3]
-    with pytest.raises(qo.ModelError, match="initializer 'c.*': its data does not fit its shape"):
+    with pytest.raises(qo.ModelError, match=r"initializer 'c.*': its data does not fit its shape"):
         qo.load(model)
 
 
@@ -124,7 +124,7 @@ def test_control_flow_and_sequences_are_named() -> None:
 def test_a_graph_that_makes_a_value_twice_or_never() -> None:
     model = layer()
     model.graph.node.append(model.graph.node[-1])
-    with pytest.raises(qo.ModelError, match="its output 'v.*' exists before"):
+    with pytest.raises(qo.ModelError, match=r"its output 'v.*' exists before"):
         qo.load(model)
     model = layer()
     model.graph.output[0].name = "nowhere"
@@ -203,3 +203,15 @@ def test_many_threads_share_a_model() -> None:
     with ThreadPoolExecutor(4) as pool:
         got = list(pool.map(lambda x: model(x)[0], images * 4))
     assert all(np.array_equal(a, b) for a, b in zip(got, wanted * 4, strict=True))
+
+
+def test_results_are_nobody_elses() -> None:
+    """Neither the caller's input nor a constant comes out, even where nothing is computed."""
+    b = Builder()
+    x = b.input("x", F32, 2, 4)
+    kept = b.constant(np.arange(3, dtype=F32))
+    model = qo.load(b.model(b("Identity", x), b("Reshape", x, b.constant(np.array([8]))), b("Identity", kept)))
+    given = np.ones((2, 4), F32)
+    for result in model(given):
+        result[...] = 7
+    assert (given == 1).all() and np.array_equal(model(given)[2], np.arange(3))

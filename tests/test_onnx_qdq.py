@@ -1,5 +1,5 @@
-"""Graphs of QuantizeLinear and DequantizeLinear run in integers: what the fusions make of them, and the same codes as ONNX
-Runtime's own fusions give."""
+"""Graphs of QuantizeLinear and DequantizeLinear run in integers: what the fusions make of them, and the same codes as
+ONNX Runtime's own fusions give."""
 
 from __future__ import annotations
 
@@ -197,8 +197,8 @@ def test_dynamic_quantize_lstm() -> None:
     bias = b.constant(image(4, 2, 8 * hidden) * F32(0.3))
     start = [b.constant(image(n, 2, batch, hidden) * F32(0.1)) for n in (5, 6)]
     outputs = b(
-        "DynamicQuantizeLSTM", x, b.constant(codes[0]), b.constant(codes[1]), bias, "", *start, "", scale(), zero(), scale(),
-        zero(), domain="com.microsoft", outputs=3, hidden_size=hidden, direction="bidirectional",
+        "DynamicQuantizeLSTM", x, b.constant(codes[0]), b.constant(codes[1]), bias, "", *start, "", scale(), zero(),
+        scale(), zero(), domain="com.microsoft", outputs=3, hidden_size=hidden, direction="bidirectional",
     )  # fmt: skip
     model, feeds = b.model(*outputs), {"x": image(7, steps, batch, inputs)}
     for got, wanted in zip(qo.load(model).run(feeds), runtime(model, feeds), strict=True):

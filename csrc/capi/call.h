@@ -66,6 +66,25 @@ int32_t check_room(const T* to, const char* name, const Say& say) {
   return QK_OK;
 }
 
+struct Limits {  // of a type of codes; of others, of int32
+  int32_t low, high;
+};
+
+static inline Limits limits_of(int32_t type) {
+  switch (type) {
+    case QK_S8:
+      return {-128, 127};
+    case QK_U8:
+      return {0, 255};
+    case QK_S16:
+      return {-32768, 32767};
+    case QK_U16:
+      return {0, 65535};
+    default:
+      return {INT32_MIN, INT32_MAX};
+  }
+}
+
 static inline bool fits(double bytes) { return bytes <= kMostBytes; }
 
 // Of a matrix whose rows and columns lie at strides: all its indices are within bounds that no arithmetic leaves.

@@ -11,25 +11,6 @@ const char* name_of(int32_t type) {
   return type >= QK_S32 && type <= QK_U16 ? names[type] : nullptr;
 }
 
-struct Limits {
-  int32_t low, high;
-};
-
-Limits limits_of(int32_t type) {
-  switch (type) {
-    case QK_S8:
-      return {-128, 127};
-    case QK_U8:
-      return {0, 255};
-    case QK_S16:
-      return {-32768, 32767};
-    case QK_U16:
-      return {0, 65535};
-    default:
-      return {INT32_MIN, INT32_MAX};
-  }
-}
-
 int32_t check_placement(const qk_elementwise_args& q, Elementwise& job, const Say& say) {
   if (q.scale_rows < 1 || q.scale_columns < 1 || q.repeat < 1 || q.group < 1 || q.scale_rows >= kMost ||
       q.repeat >= kMost || q.group >= 2 * kMost || q.scale_columns != ceil_div(q.columns, q.group))

@@ -3,23 +3,6 @@
 namespace qk::capi {
 namespace {
 
-struct Limits {
-  int32_t low, high;
-};
-
-Limits limits_of(int32_t type) {
-  switch (type) {
-    case QK_S8:
-      return {-128, 127};
-    case QK_U8:
-      return {0, 255};
-    case QK_S16:
-      return {-32768, 32767};
-    default:
-      return {0, 65535};
-  }
-}
-
 int32_t check_bias(const qk_epilogue& q, const EpilogueOf& of, Epilogue& e, const Say& say) {
   if (q.bias && q.bias_row && (of.one_row || !strides_fit(of.m, q.bias_row, of.n, 1)))
     return say(QK_BAD_ARGUMENT, "qk_epilogue.bias_row is %lld, wanted %s", (long long)q.bias_row,
@@ -73,7 +56,8 @@ int32_t read_real(const qk_epilogue& q, const EpilogueOf& of, Epilogue& e, const
   e.curve = Curve(q.curve);
   e.clamps = q.clamps != 0, e.clamp_low = q.clamp_low, e.clamp_high = q.clamp_high;
   e.w_scale = q.w_scale, e.float_bias = q.float_bias;
-  if (!of.query && !q.w_scale) return say(QK_NULL_POINTER, "qk_epilogue.w_scale is NULL");
+  e.float_sums = of.float_sums;
+  if (!of.query && !of.float_sums && !q.w_scale) return say(QK_NULL_POINTER, "qk_epilogue.w_scale is NULL");
   if (of.of_floats) return QK_OK;
   if (!of.query && !q.a_scale) return say(QK_NULL_POINTER, "qk_epilogue.a_scale is NULL");
   e.a_scale = q.a_scale, e.a_scale_step = q.a_scale_step;
@@ -105,9 +89,11 @@ int32_t read_epilogue(const qk_epilogue* given, const EpilogueOf& of, Epilogue& 
   qk_epilogue q;
   if (const int32_t status = read_struct(given, q, "qk_epilogue", say)) return status;
   if (q.type < QK_S32 || q.type > QK_U16) return say(QK_BAD_ARGUMENT, "qk_epilogue.type is %d, which is none", q.type);
-  if (of.of_floats && (q.type == QK_S32 || q.type >= QK_S8))
-    return say(QK_BAD_ARGUMENT, "qk_epilogue.type is %d, wanted QK_F32, QK_F16 or QK_BF16: a is of real numbers",
-               q.type);
+  if ((of.of_floats || of.float_sums) && (q.type == QK_S32 || q.type >= QK_S8))
+    return say(QK_BAD_ARGUMENT, "qk_epilogue.type is %d, wanted QK_F32, QK_F16 or QK_BF16: %s real numbers", q.type,
+               of.of_floats ? "a is of" : "groups give");
+  if (of.float_sums && q.bias)
+    return say(QK_BAD_ARGUMENT, "qk_epilogue.bias is given, wanted float_bias: groups give real numbers");
   e = {};
   e.type = Written(q.type);
   e.out = q.out, e.out_row = q.out_row ? q.out_row : of.n;

@@ -7,9 +7,10 @@ namespace qk::capi {
 
 struct EpilogueOf {  // what it has to fit
   idx m, n;
-  bool of_floats;  // a is real numbers: the kernel finds a_scale
-  bool one_row;    // nothing may differ by row
-  bool query;      // only sizes are wanted: pointers may be NULL
+  bool of_floats;   // a is real numbers: the kernel finds a_scale
+  bool one_row;     // nothing may differ by row
+  bool float_sums;  // they are weighed already (A10): no w_scale, no bias of integers
+  bool query;       // only sizes are wanted: pointers may be NULL
 };
 
 int32_t read_epilogue(const qk_epilogue* given, const EpilogueOf& of, Epilogue& e, const Say& say);

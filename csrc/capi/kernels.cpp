@@ -9,12 +9,14 @@
 namespace qk::capi {
 namespace {
 
-constexpr double kPackBytesUs = 2e4;      // plain weights packed in a microsecond
-constexpr double kQuantizedUs = 3e3;      // float activations quantized in a microsecond, of 8-bit weights
-constexpr double kQuantizedInt4Us = 1e4;  // of 4-bit ones
-constexpr double kGatherBytesUs = 8e3;    // windows copied side by side in a microsecond
+constexpr double kPackBytesUs = 2e4;                   // plain weights packed in a microsecond
+constexpr double kQuantizedUs = 3e3;                   // float activations quantized in a microsecond, of 8-bit weights
+constexpr double kQuantizedInt4Us = 1e4;               // of 4-bit ones
+constexpr double kGatherBytesUs = 8e3;                 // windows copied side by side in a microsecond
+constexpr const char* kGroupedIsa = "x86_avx512vnni";  // whose row has kernels for small groups
+constexpr double kGroupedGops = 400;
 constexpr double kElementwiseCallUs = 1, kElementwiseByteNs = 0.1, kDepthwiseCallUs = 0.5;
-constexpr int64_t kFewGroups = 64, kFewRows = 8;
+constexpr int64_t kFewGroups = 64, kFewRows = 8, kLongestBf16 = 1 << 15;
 
 bool same(const char* x, const char* y) { return strcmp(x, y) == 0; }
 
@@ -22,30 +24,28 @@ bool starts(const char* text, const char* with) { return strncmp(text, with, str
 
 double of(idx size) { return double(size); }
 
-// The types of linear on rows that take floats: "s8…" → "f32…".
-void float_types(const char* types, char (&to)[16]) { snprintf(to, sizeof to, "f32%s", types + 2); }
-
-bool takes_floats(const char* types) { return starts(types, "s8"); }
+// The further types that a row of op linear takes: floats that become its signed codes, bfloat16 whose bound is wider
+// than that of its float32. Null: none.
+const char* also_for(const char* types) {
+  return starts(types, "s8") ? "f32" : starts(types, "f32") ? "bf16" : nullptr;
+}
 
 template <class List>
-int with_floats(const List& list) {
+int with_also(const List& list) {
   int count = 0;
-  for (int i = 0; i < list.count; ++i) count += takes_floats(list.rows[i].types) ? 2 : 1;
+  for (int i = 0; i < list.count; ++i) count += also_for(list.rows[i].types) ? 2 : 1;
   return count;
 }
 
-// Number `index` of a list in which rows of signed activations stand twice.
+// Number `index` of a list in which rows of further types stand twice.
 template <class List>
-const auto* row_of(const List& list, int index, bool& of_floats) {
-  int i = 0;
-  for (of_floats = false;; ++i) {
-    if (index == 0) return &list.rows[i];
-    --index;
-    if (!takes_floats(list.rows[i].types)) continue;
-    of_floats = true;
-    if (index == 0) return &list.rows[i];
-    --index;
-    of_floats = false;
+const auto* row_of(const List& list, int index, bool& also) {
+  for (int i = 0;; ++i) {
+    also = false;
+    if (index-- == 0) return &list.rows[i];
+    if (!also_for(list.rows[i].types)) continue;
+    also = true;
+    if (index-- == 0) return &list.rows[i];
   }
 }
 
@@ -65,7 +65,7 @@ int32_t judge_product(const Entry& entry, const Problem& p, double& us, const Sa
   if (p.m < row.min_m) return say(QK_NO_KERNEL, "m=%lld is below %lld", (long long)p.m, (long long)row.min_m);
   us = row.call_us + product_us(row, p.m, p.n, p.k);
   if (!*p.layout) us += of(p.n) * of(p.k) / kPackBytesUs;
-  if (entry.of_floats) us += of(p.m) * of(p.k) / kQuantizedUs;
+  if (entry.also) us += of(p.m) * of(p.k) / kQuantizedUs;
   return QK_OK;
 }
 
@@ -75,6 +75,10 @@ int32_t judge_conv(const KernelRow& row, const Problem& p, double& us, const Say
   if (p.m < row.min_m)
     return say(QK_NO_KERNEL, "%lld output pixels are fewer than %lld", (long long)p.m, (long long)row.min_m);
   const ConvShape& s = *p.conv;
+  if (strcmp(row.isa, kGroupedIsa) == 0 && is_small_groups(s)) {
+    us = row.call_us + 2e-3 * of(p.m) * of(s.filters) * of(p.k) / kGroupedGops;
+    return QK_OK;
+  }
   const idx matrices = s.groups / merged_groups(s.groups, s.filters), taps = s.kernel[0] * s.kernel[1] * s.kernel[2];
   const idx k = taps * (s.channels / matrices);
   const double copies = taps > 1 ? of(p.m) * of(k) / kGatherBytesUs : 0;
@@ -108,13 +112,16 @@ int32_t judge_int4(const Entry& entry, const Problem& p, double& us, const Say& 
     return say(QK_NO_KERNEL, "reads 4- and 2-bit weights of linear, not %s of layout %s", p.op,
                *p.layout ? p.layout : "plain");
   if (const int32_t status = not_here(row.isa, say)) return status;
-  const bool few = double(p.k) < double(kFewGroups) * double(groups) && row.min_m > 1;
+  if (starts(row.types, "bf16") && p.k > kLongestBf16)
+    return say(QK_NO_KERNEL, "k=%lld is above %lld", (long long)p.k, (long long)kLongestBf16);
+  const bool linear = !row.of_floats;
+  const bool few = linear && row.min_m > 1 && double(p.k) < double(kFewGroups) * double(groups);
   const int64_t least = few ? kFewRows : row.min_m;
   if (p.m < least)
     return say(QK_NO_KERNEL, "m=%lld is below %lld%s", (long long)p.m, (long long)least,
                least > row.min_m ? " with groups below 64" : "");
   const double weights = of(padded(p.n, kPanel)) * of(padded(p.k, kPackedK));
-  const double quantizing = starts(p.types, "f32") ? of(p.m) * of(p.k) / kQuantizedInt4Us : 0;
+  const double quantizing = linear && starts(p.types, "f32") ? of(p.m) * of(p.k) / kQuantizedInt4Us : 0;
   const double reading = 1e-3 * weights * row.bits / 8 / row.gb_s;
   const double computing = 2e-3 * of(p.m) * weights * (few ? 2 : 1) / row.gops;
   us = row.call_us + (reading > computing ? reading + computing / 2 : computing + reading / 2) + quantizing;
@@ -183,7 +190,7 @@ void Entry::types(char (&to)[16]) const {
                           : kind == Kind::elementwise ? elementwise->types
                           : kind == Kind::int4        ? int4->types
                                                       : product->types;
-  if (of_floats) float_types(own, to);
+  if (also) snprintf(to, sizeof to, "%s%s", also_for(own), own + (starts(own, "s8") ? 2 : 3));
   else snprintf(to, sizeof to, "%s", own);
 }
 
@@ -214,8 +221,7 @@ const char* Entry::layout() const {
 
 int entry_count() {
   const RowList rows = all_rows();
-  return rows.count * 2 + with_floats(rows) + depthwise_rows().count + elementwise_count() +
-         with_floats(all_int4_rows());
+  return rows.count * 2 + with_also(rows) + depthwise_rows().count + elementwise_count() + with_also(all_int4_rows());
 }
 
 Entry entry_at(int index) {
@@ -223,8 +229,8 @@ Entry entry_at(int index) {
   Entry e = {};
   if (index < rows.count) return e.kind = Kind::gemm, e.product = &rows.rows[index], e;
   index -= rows.count;
-  if (index < with_floats(rows)) return e.kind = Kind::linear, e.product = row_of(rows, index, e.of_floats), e;
-  index -= with_floats(rows);
+  if (index < with_also(rows)) return e.kind = Kind::linear, e.product = row_of(rows, index, e.also), e;
+  index -= with_also(rows);
   if (index < rows.count) return e.kind = Kind::conv, e.product = &rows.rows[index], e;
   index -= rows.count;
   const DepthwiseList depthwise = depthwise_rows();
@@ -232,7 +238,7 @@ Entry entry_at(int index) {
   index -= depthwise.count;
   if (index < elementwise_count()) return e.kind = Kind::elementwise, e.elementwise = &elementwise_row(index), e;
   index -= elementwise_count();
-  return e.kind = Kind::int4, e.int4 = row_of(all_int4_rows(), index, e.of_floats), e;
+  return e.kind = Kind::int4, e.int4 = row_of(all_int4_rows(), index, e.also), e;
 }
 
 idx merged_groups(idx groups, idx filters) {
@@ -249,6 +255,12 @@ idx merged_groups(idx groups, idx filters) {
 bool is_depthwise(const ConvShape& s) {
   return s.groups == s.channels && s.filters == s.channels && s.filters > 1 && s.kernel[0] == 1 && s.size[0] == 1 &&
          s.out[0] == 1 && s.before[0] == 0;
+}
+
+bool is_small_groups(const ConvShape& s) {
+  const idx depth = s.channels / s.groups, per = s.filters / s.groups;
+  return s.groups > 1 && (depth == 4 || depth == 8) && max_of(kPanel / per, 1) * depth <= 64 &&
+         (kPanel % per == 0 || per % kPanel == 0);
 }
 
 int32_t judge(const Entry& entry, const Problem& p, double& us, const Say& say) {

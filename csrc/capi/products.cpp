@@ -2,6 +2,7 @@
 #include "../cpu/features.h"
 #include "../cpu/linear.h"
 #include "epilogue.h"
+#include "groups.h"
 #include "kernels.h"
 #include "pack.h"
 
@@ -25,7 +26,6 @@ struct Operands {  // what gemm and linear share
   int32_t type;
   const void* a;
   int64_t a_row, a_column;
-  const qk_packed* w;
   const int32_t *a_zero, *w_zero;
   qk_range rows, columns;
 };
@@ -39,8 +39,7 @@ int32_t read_operands(const Operands& o, bool floats, bool query, Gemm& g, Part&
   if (o.m < 1 || o.m >= kMost) return say(QK_BAD_ARGUMENT, "m is %lld, wanted 1 … 2^31 − 1", (long long)o.m);
   if (o.type != QK_S8 && o.type != QK_U8 && !(floats && o.type == QK_F32))
     return say(QK_BAD_ARGUMENT, "a_type is %d, wanted QK_S8 or QK_U8%s", o.type, floats ? ", or QK_F32" : "");
-  if (const int32_t status = read_packed(o.w, part.w, say)) return status;
-  const Weights& w = part.w;
+  const Weights& w = part.w;  // read already
   if (!query && !o.a) return say(QK_NULL_POINTER, "a is NULL");
   if (!strides_fit(o.m, o.a_row, w.k, o.a_column)) return say(QK_BAD_ARGUMENT, "the strides of a are too large");
   if (o.type == QK_F32 && (o.a_column != 1 || o.a_row != w.k))
@@ -56,7 +55,7 @@ int32_t read_operands(const Operands& o, bool floats, bool query, Gemm& g, Part&
   else g.a_row = o.a_row, g.a_col = o.a_column;
   if (!query && o.type != QK_F32) g.a = static_cast<const uint8_t*>(o.a) + i * o.a_row;
   g.w_panel = padded(w.k, kPackedK) * kPanel;
-  g.w = w.data + j / kPanel * g.w_panel, g.w_sums = w.sums + j;
+  if (w.data) g.w = w.data + j / kPanel * g.w_panel, g.w_sums = w.sums + j;
   g.a_zero = o.a_zero ? o.a_zero + i : nullptr, g.w_zero = o.w_zero ? o.w_zero + j : nullptr;
   g.l1_bytes = cache_bytes(1), g.l2_bytes = cache_bytes(2);
   return QK_OK;
@@ -94,7 +93,8 @@ struct GemmCall {
 int32_t read_gemm(const qk_gemm_args* args, bool query, GemmCall& c, const Say& say) {
   qk_gemm_args q;
   if (const int32_t status = read_struct(args, q, "qk_gemm_args", say)) return status;
-  const Operands o = {q.m, q.a_type, q.a, q.a_row, q.a_column, q.w, q.a_zero, q.w_zero, q.rows, q.columns};
+  if (const int32_t status = read_packed(q.w, c.part.w, say)) return status;
+  const Operands o = {q.m, q.a_type, q.a, q.a_row, q.a_column, q.a_zero, q.w_zero, q.rows, q.columns};
   if (const int32_t status = read_operands(o, false, query, c.g, c.part, say)) return status;
   if (!query && !q.out) return say(QK_NULL_POINTER, "out is NULL");
   if (q.out_row < c.part.w.n || !strides_fit(q.m, q.out_row, c.part.w.n, 1))
@@ -113,20 +113,66 @@ struct LinearCall {
   Room room;
   Epilogue epilogue;
   const float* x;
+  bool grouped;
+  Int4 groups;  // in place of g, where they are grouped
 };
+
+// The weights of either kind; k and n of them.
+int32_t read_weights(const qk_linear_args& q, LinearCall& c, int32_t& bits, const Say& say) {
+  if (q.w && q.groups) return say(QK_BAD_ARGUMENT, "w and groups are both given, wanted one of them");
+  c.grouped = q.groups != nullptr;
+  if (!c.grouped) return read_packed(q.w, c.part.w, say);
+  if (const int32_t status = read_groups(q.groups, c.groups, bits, say)) return status;
+  if (q.w_zero) return say(QK_BAD_ARGUMENT, "w_zero is given, wanted NULL: groups have zero points of their own");
+  if (q.a_zero && !c.groups.w_sums)
+    return say(QK_BAD_ARGUMENT, "a_zero is given, and the groups were packed without sums");
+  c.part.w = {nullptr, nullptr, c.groups.k, c.groups.n, false};
+  return QK_OK;
+}
+
+// c.g's operands beside c.groups' weights; the kernel, and what it asks for.
+int32_t set_groups(const qk_linear_args& q, int32_t bits, LinearCall& c, const Say& say) {
+  const bool floats = q.a_type == QK_F32;
+  Int4& g = c.groups = groups_of_columns(c.groups, c.part.columns.begin);
+  g.m = c.g.m, g.n = c.g.n, g.a = c.g.a, g.a_row = c.g.a_row, g.a_col = c.g.a_col, g.a_zero = c.g.a_zero;
+  g.l1_bytes = c.g.l1_bytes, g.l2_bytes = c.g.l2_bytes;
+  char types[16], layout[40];
+  snprintf(types, sizeof types, "%su%df32", letters(q.a_type), bits);
+  const int length = snprintf(layout, sizeof layout, "n16k4x%d", 8 / bits);
+  if (g.groups() > 1) snprintf(layout + length, sizeof layout - size_t(length), "/%lld", (long long)g.group);
+  if (const int32_t status = choose(q.kernel, {"linear", types, layout, g.m, g.n, g.k, nullptr}, c.entry, say))
+    return status;
+  const idx at_once = floats ? quantized_rows(g.m, g.k) : g.m;
+  c.room = {floats ? lines(quantized_rows_bytes(g.m, g.k)) : 0, 0};
+  static constexpr int32_t kZero = 0;
+  static constexpr Epilogue kSome = {};
+  const int32_t* const zeros[] = {nullptr, &kZero};
+  for (const idx rows : {g.m, at_once, g.m % at_once})
+    for (const int32_t* a_zero : zeros) {
+      Int4 some = g;
+      some.m = rows, some.a_zero = a_zero, some.epilogue = &kSome;
+      const size_t bytes = rows > 0 ? c.entry.int4->scratch_bytes(some) : 0;
+      if (bytes > c.room.task) c.room.task = bytes;
+    }
+  return QK_OK;
+}
 
 int32_t read_linear(const qk_linear_args* args, bool query, LinearCall& c, const Say& say) {
   qk_linear_args q;
   if (const int32_t status = read_struct(args, q, "qk_linear_args", say)) return status;
-  const Operands o = {q.m, q.a_type, q.a, q.a_row, q.a_column, q.w, q.a_zero, q.w_zero, q.rows, q.columns};
+  int32_t bits = 8;
+  if (const int32_t status = read_weights(q, c, bits, say)) return status;
+  const Operands o = {q.m, q.a_type, q.a, q.a_row, q.a_column, q.a_zero, q.w_zero, q.rows, q.columns};
   if (const int32_t status = read_operands(o, true, query, c.g, c.part, say)) return status;
   const bool floats = q.a_type == QK_F32;
   Epilogue whole;
-  if (const int32_t status = read_epilogue(q.epilogue, {idx(q.m), c.part.w.n, floats, false, query}, whole, say))
+  if (const int32_t status =
+          read_epilogue(q.epilogue, {idx(q.m), c.part.w.n, floats, false, c.grouped, query}, whole, say))
     return status;
-  if (const int32_t status = choose_row(q.kernel, "linear", q.a_type, c.g, c.part.w, c.entry, say)) return status;
   c.epilogue = query ? whole : epilogue_of_columns(epilogue_from(whole, c.part.rows.begin), c.part.columns.begin);
   c.x = floats && !query ? static_cast<const float*>(q.a) + c.part.rows.begin * c.part.w.k : nullptr;
+  if (c.grouped) return set_groups(q, bits, c, say);
+  if (const int32_t status = choose_row(q.kernel, "linear", q.a_type, c.g, c.part.w, c.entry, say)) return status;
   // zero points gathered, codes of real numbers or the folded zero point, the epilogue's zero points
   const size_t codes = floats ? quantized_rows_bytes(c.g.m, c.g.k) : size_t(c.g.n) * 4;
   c.room = {lines(size_t(c.g.m + c.g.n) * 4) + lines(codes) + spread_bytes(c.g.n),
@@ -186,8 +232,9 @@ int32_t qk_linear(const qk_linear_args* args, const qk_host* host, char* message
   if (const int32_t status = read_linear(args, false, c, say)) return status;
   Hosted hosted;
   if (const int32_t status = hosted.begin(host, c.room, say)) return status;
-  const bool good =
-      spread_zero(c.epilogue, c.g.n) && run_linear(*c.entry.product, c.g, c.epilogue, c.x, hosted.tasks(), false);
+  const bool good = c.grouped ? run_int4(*c.entry.int4, c.groups, c.epilogue, c.x, hosted.tasks(), false)
+                              : spread_zero(c.epilogue, c.g.n) &&
+                                    run_linear(*c.entry.product, c.g, c.epilogue, c.x, hosted.tasks(), false);
   return good ? QK_OK : say(QK_NO_MEMORY, "no memory for scratch");
 }
 

@@ -90,7 +90,7 @@ struct Ahead {
 //
 // `Drain` takes finished sums, described by a Drain::Job:
 //   bool quick(const Job&)                            may its rows go through a Cursor? Registers only, inlined
-//   Cursor cursor(const Job&, int32_t* sums)          with  void row()  for one row after the other
+//   Cursor cursor(const Job&, int32_t* sums)          with  void rows(n)  for n rows after the other, best in pairs
 //   void rows(const Job&, int32_t* sums, idx r, idx end)     otherwise
 // A tile's job is written into job() before its last multiply(); its rows are drained during the next calls, so what it
 // refers to must live until flush().
@@ -175,12 +175,13 @@ class AmxPipe {
     const Job* const job = held_job_;
     QK_MEMORY_BARRIER();
     turn<Lower, Two>(a, b, a_stride, w, w_panel, sums, add);
-    const idx a_time = ceil_div(rows_, max_of(steps - 1, 1));
+    const idx a_time = padded(ceil_div(rows_, max_of(steps - 1, 1)), 2);
     idx left = drains ? rows_ : 0;
     if (drains && drain_.quick(*job)) {
       auto cursor = drain_.cursor(*job, drained);
       const auto take = [&](idx rows) QK_INLINE {
-        for (left -= rows; rows > 0; --rows) cursor.row();
+        left -= rows;
+        cursor.rows(rows);
       };
       if (ahead && ahead->left > 0)
         fetching<Lower, Two>(a, b, a_step, a_stride, w, w_panel, steps,

@@ -64,6 +64,10 @@ inline void pack_bytes(const Gemm& g, idx i, idx rows, idx k0, idx k, uint8_t* d
     for (idx s = 0; s < whole; ++s, to += rows * kTileK) memcpy(to, src + s * kTileK, kTileK);
     for (idx s = whole; s < steps; ++s, to += rows * kTileK) {
       const idx have = min_of(kTileK, k - s * kTileK);
+      if (g.a_col == 1) {
+        _mm512_storeu_si512(to, _mm512_maskz_loadu_epi8((uint64_t(1) << have) - 1, src + s * kTileK));
+        continue;
+      }
       for (idx t = 0; t < have; ++t) to[t] = src[(s * kTileK + t) * g.a_col];
       memset(to + have, 0, size_t(kTileK - have));
     }
@@ -142,9 +146,11 @@ class Strips {
       t.begins = j == block.begin, t.ends = j + kPair >= block.end;
       t.zero = terms(), t.sum = terms() + kRows, t.next = next;
       pipe_.ahead = ahead_a_.left > 0 ? &ahead_a_ : &ahead_w_;
-      pipe_.shape(rows, t.cols > kPanel ? 2 : 1);
-      pipe_.multiply(a, a_step, a_stride, w_ + j / kPanel * g_.w_panel + k0 * kPanel, g_.w_panel, ceil_div(k, kTileK),
-                     tile, k0 > 0, last);
+      // A last panel alone is multiplied twice, side by side: another shape of tiles would empty the pipeline.
+      const bool two = block.end - block.begin > kPanel;
+      pipe_.shape(rows, two ? 2 : 1);
+      pipe_.multiply(a, a_step, a_stride, w_ + j / kPanel * g_.w_panel + k0 * kPanel, t.cols > kPanel ? g_.w_panel : 0,
+                     ceil_div(k, kTileK), tile, k0 > 0, last);
       tile = next;
     }
   }

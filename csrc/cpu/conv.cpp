@@ -135,6 +135,46 @@ void fold_zero(const ConvJob& job, idx k, Epilogue& e, int32_t* room) {
   e.bias = room;
 }
 
+// The kernel for small groups, if the row's instruction set has one that takes this.
+const GroupedRow* grouped_of(const KernelRow& row, const ConvJob& job) {
+  const GroupedList list = grouped_rows();
+  for (int i = 0; i < list.count; ++i) {
+    const GroupedRow& one = list.rows[i];
+    if (strcmp(one.isa, row.isa) == 0 && one.a_signed == row.a_signed && one.w_signed == row.w_signed)
+      return one.takes(job) ? &one : nullptr;
+  }
+  return nullptr;
+}
+
+// Output lines of all images on threads, in steps of `tile`: what a DepthwiseRow and a GroupedRow have in common.
+struct LinesContext {
+  size_t (*scratch_bytes)(const ConvJob&);
+  void (*block)(const ConvJob&, Range lines, void* scratch);
+  const ConvJob& job;
+  idx tile;
+  int tasks;
+  std::atomic<bool> failed{false};
+};
+
+void lines_task(void* context, int index) {
+  const FloatEnvironment exact;  // of the epilogue
+  LinesContext& c = *static_cast<LinesContext*>(context);
+  const Range mine = part(c.job.shape.batch * c.job.shape.out[1], c.tile, c.tasks, index);
+  if (mine.begin == mine.end) return;
+  if (void* scratch = thread_scratch(kBlockScratch, c.scratch_bytes(c.job))) c.block(c.job, mine, scratch);
+  else c.failed = true;
+}
+
+template <class Row>
+bool run_lines(const Row& row, const ConvJob& job, idx tile, int tasks) {
+  LinesContext c{row.scratch_bytes, row.block, job, tile, tasks, {false}};
+  parallel(tasks, lines_task, &c);
+  trim_thread_scratch();
+  return !c.failed;
+}
+
+constexpr double kGroupedGops = 400;  // nominal, of one core
+
 }  // namespace
 
 bool run_conv(const KernelRow& row, const ConvJob& job, int threads, bool forced) {
@@ -147,6 +187,13 @@ bool run_conv(const KernelRow& row, const ConvJob& job, int threads, bool forced
     int32_t* const room = static_cast<int32_t*>(thread_scratch(kZeroScratch, size_t(s.filters) * 4));
     if (!room) return false;
     fold_zero(job, c.direct ? m.k : m.k_whole, c.folded, room);
+  }
+  ConvJob folded = job;
+  folded.epilogue = &c.folded;
+  if (const GroupedRow* direct = grouped_of(row, folded)) {
+    const double us =
+        2e-3 * double(pixels * s.filters) * double(m.k / m.channels * (s.channels / s.groups)) / kGroupedGops;
+    return run_lines(*direct, folded, 1, forced ? threads : worth(us, threads));
   }
   // The grid that leaves the largest block smallest; ties go to rows, whose windows are gathered once.
   const idx m_tiles = ceil_div(pixels, row.mr), n_tiles = ceil_div(m.filters, row.nr);
@@ -161,35 +208,12 @@ bool run_conv(const KernelRow& row, const ConvJob& job, int threads, bool forced
   return !c.failed;
 }
 
-namespace {
-
-struct DepthwiseContext {
-  const DepthwiseRow& row;
-  const ConvJob& job;
-  int tasks;
-  std::atomic<bool> failed{false};
-};
-
-void depthwise_task(void* context, int index) {
-  const FloatEnvironment exact;  // of the epilogue
-  DepthwiseContext& c = *static_cast<DepthwiseContext*>(context);
-  const ConvShape& s = c.job.shape;
-  const idx tile = ceil_div(s.kernel[1], kGroup) * kGroup - s.kernel[1] + 1;  // rows that share an interleaving
-  const Range mine = part(s.batch * s.out[1], tile, c.tasks, index);
-  if (mine.begin == mine.end) return;
-  if (void* scratch = thread_scratch(kBlockScratch, c.row.scratch_bytes(c.job))) c.row.block(c.job, mine, scratch);
-  else c.failed = true;
-}
-
-}  // namespace
-
 bool run_depthwise(const DepthwiseRow& row, const ConvJob& job, int threads, bool forced) {
   const ConvShape& s = job.shape;
   const double taps = double(s.kernel[1] * s.kernel[2]), outputs = double(s.batch * s.out[1] * s.out[2] * s.channels);
-  DepthwiseContext c{row, job, forced ? threads : worth(2e-3 * taps * outputs / row.gops, threads), {false}};
-  parallel(c.tasks, depthwise_task, &c);
-  trim_thread_scratch();
-  return !c.failed;
+  const int tasks = forced ? threads : worth(2e-3 * taps * outputs / row.gops, threads);
+  return run_lines(row, job, ceil_div(s.kernel[1], kGroup) * kGroup - s.kernel[1] + 1,
+                   tasks);  // rows of one interleaving
 }
 
 }  // namespace qk

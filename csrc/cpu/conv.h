@@ -49,6 +49,23 @@ struct DepthwiseList {
 DepthwiseList depthwise_rows();  // every one of this build
 bool run_depthwise(const DepthwiseRow& row, const ConvJob& job, int threads, bool forced);
 
+// Convolutions of small groups, which `run_conv` hands to these where a row of that isa was asked for. job.w is n16k4,
+// the epilogue's bias holds the image's zero point.
+struct GroupedRow {
+  const char* isa;
+  bool a_signed, w_signed;
+  bool (*takes)(const ConvJob&);
+  size_t (*scratch_bytes)(const ConvJob&);
+  void (*block)(const ConvJob&, Range lines, void* scratch);  // as of DepthwiseRow
+};
+
+struct GroupedList {
+  const GroupedRow* rows;
+  int count;
+};
+
+GroupedList grouped_rows();
+
 // As `run` of plan.h.
 bool run_conv(const KernelRow& row, const ConvJob& job, int threads, bool forced);
 

@@ -3,12 +3,13 @@
 // In f64, rounded once. Errors beside that rounding (2⁻²⁵): exp is a polynomial on |r| ≤ ln2/2, 2·10⁻¹⁰; erfc(z) for
 // z ≥ 0 is t·exp(−z² + P(t)), t = 1/(1 + z/2), P fitted to ln(erfcx(z)/t) on Chebyshev's points of t in [0.14, 1],
 // 1.2·10⁻⁸; below, results are 0 in f32. A6 allows 2⁻²². An element takes 1.4 (silu) to 2.7 ns (gelu) with AVX-512, the
-// C library's functions 3.7 (silu) to 16 ns (tanh).
+// C library's functions 3.7 (silu) to 16 ns (tanh). Where there is a fast fma, gelu is that of gelu.h.
 // tanh is expm1(2y)/(expm1(2y) + 2), which does not cancel near 0. Arguments are finite (A6).
 #pragma once
 #include <string.h>
 
 #include "../epilogue.h"
+#include "gelu.h"
 #include "unroll.h"
 
 namespace qk {
@@ -92,10 +93,16 @@ QK_INLINE inline void map_row(float* y, idx n, const Of& of) {
   for (idx i = 0; i < n; ++i) y[i] = float(of(double(y[i])));
 }
 
+template <class L>
+QK_INLINE inline void gelu_row_of(float* y, idx n) {
+  if constexpr (L::kFma) gelu_row<L>(y, n);
+  else map_row(y, n, [](double x) QK_INLINE { return gelu_of(x); });
+}
+
 __attribute__((noinline)) void activate_row(Curve curve, float* y, idx n) {
   switch (curve) {
     case Curve::gelu:
-      return map_row(y, n, [](double x) QK_INLINE { return gelu_of(x); });
+      return gelu_row_of<Lanes>(y, n);
     case Curve::gelu_tanh:
       return map_row(y, n, [](double x) QK_INLINE { return gelu_tanh_of(x); });
     case Curve::silu:

@@ -10,27 +10,24 @@
 // edges are whole quads of zero points. With stride 1 the quads serve R = 4·⌈kh/4⌉ − kh + 1 output rows, each with its
 // weights shifted by a byte (layout c4t4, docs/layouts.md): for 3×3, two rows of output from one interleaving, three
 // products an output.
+// Sums that become 8-bit codes never leave the registers (depthwise_codes.h); others go through a tile in L1.
 // Why not nine taps as pairs of 16 bits (pmaddwd), nor widened and multiplied one by one: 5 and 9 products an output.
 // Weight zero points: Σ(a − za)(w − zw) = Σ(a − za)w − zw·(Σa − taps·za); Σa is the same loop with weights of one.
 //
 // `D` names the instruction set: kChannels (of one Quads register or pair), Quads, Sum, kSums (how many Sums to keep),
-// kFlip, activations(p), weights(p), start(int32*), dot(Sum, Quads, Quads), store(Sum, int32*), interleave(rows, n, to).
+// kFlip, activations(p), weights(p), start(int32*), dot(Sum, Quads, Quads), store(Sum, int32*), interleave(rows, n, to),
+// kFinishes (is a Sum a vector of Lanes, so that depthwise_codes.h takes it?) and, if so, kMostSums.
 #pragma once
 #include <string.h>
 
 #include "conv.h"
+#include "depthwise_codes.h"
 #include "finish.h"
 #include "unroll.h"
 
 namespace qk {
 namespace QK_ISA {
 namespace {
-
-struct QuadSteps {                       // bytes between …
-  idx pixel, tap, group;                 // of quads: output pixels, taps in a row, groups of four rows
-  idx w_tap, w_group, w_row;             // of weights: likewise, and output rows
-  idx groups, taps, out_pixel, out_row;  // counts; elements of the sums between pixels and rows
-};
 
 template <class D, int Rows, int Pixels>
 inline void depthwise_pixels(const QuadSteps& s, const uint8_t* q0, const uint8_t* w0, const int32_t* start,
@@ -81,7 +78,7 @@ struct Depthwise {
 
   struct Plan {                                   // sizes, and how scratch is divided
     idx channels, rows, groups, pixels, columns;  // channels padded; of a segment: output rows, quads, pixels, columns
-    idx quads, tile, second, start, ones, zeros, total;
+    idx quads, tile, second, start, ones, zeros, records, total;
   };
 
   static Plan plan(const ConvJob& job) {
@@ -101,7 +98,8 @@ struct Depthwise {
     p.start = p.second + (job.w_zero ? tile_bytes : 0);
     p.ones = p.start + p.channels * 4;
     p.zeros = p.ones + (job.w_zero ? p.rows * p.groups * s.kernel[2] * kPanel * kGroup : 0);
-    p.total = p.zeros + padded(p.columns * s.channels, 64);
+    p.records = padded(p.zeros + p.columns * s.channels, 64);
+    p.total = p.records + p.channels * kGroup * (2 + p.groups * s.kernel[2] * p.rows);
     return p;
   }
 
@@ -168,6 +166,7 @@ struct Depthwise {
     of_ones.w_tap = kPanel * kGroup, of_ones.w_group = of_ones.w_tap * s.kernel[2];
     of_ones.w_row = of_ones.w_group * p.groups;
     if (job.w_zero) ones(job, p, of_ones, at + p.ones);
+    idx records_of = 0;  // so many output rows
     for (idx line = lines.begin; line < lines.end;) {
       const idx image = line / s.out[1], row = line % s.out[1];
       const idx rows = min_of(min_of(p.rows, s.out[1] - row), lines.end - line);
@@ -176,6 +175,12 @@ struct Depthwise {
         const idx columns = (pixels - 1) * s.stride[2] + (s.kernel[2] - 1) * s.dilation[2] + 1;
         quads(job, p, job.x + image * job.x_step[0], row * s.stride[1] - s.before[1], x * s.stride[2] - s.before[2],
               columns, at + p.zeros, at);
+        if (finishes<D>(rest, rows, s.channels, pixels) && !job.w_zero) {
+          if (records_of != rows) write_records<Lanes>(steps, job.w, start, rest.m, rows, s.channels, at + p.records);
+          records_of = rows;
+          finish_segment<D>(rest, steps, {at, at + p.records, line, x, rows, pixels, s.out[2], s.channels});
+          continue;
+        }
         segment(steps, rows, at, job.w, kGroup, start, s.channels, pixels, tile);
         if (job.w_zero) {
           segment(of_ones, rows, at, at + p.ones, 0, nullptr, s.channels, pixels, second);
@@ -212,6 +217,7 @@ struct Depthwise {
 // Any CPU: four products at a time, for the compiler to arrange. 16-bit factors, as the portable gemm.
 template <bool ASigned, bool WSigned>
 struct PlainQuads {
+  static constexpr bool kFinishes = false;
   static constexpr idx kChannels = 4;
   static constexpr int kSums = 4;
   static constexpr unsigned kFlip = 0;
@@ -267,6 +273,8 @@ inline void interleave_rows(const uint8_t* const* rows, idx n, uint8_t* dst) {
 // The byte dot product: V as of vnni.h, B interleaves.
 template <class V, class B, bool ASigned, bool WSigned, int Sums>
 struct VnniQuads {
+  static constexpr bool kFinishes = true;      // a Sum is a vector of Lanes
+  static constexpr int kMostSums = V::kLanes;  // with temporaries, what the registers hold
   static constexpr idx kChannels = V::kLanes;
   static constexpr int kSums = Sums;
   static constexpr unsigned kFlip = ASigned == WSigned ? 0x80 : 0;
@@ -284,6 +292,7 @@ struct VnniQuads {
 // 16-bit factors: V as of widen.h. Two registers, whose pairs of lanes are joined when they are stored.
 template <class V, class B, bool ASigned, bool WSigned, int Sums>
 struct WidenQuads {
+  static constexpr bool kFinishes = false;
   static constexpr idx kChannels = 2 * V::kCols;
   static constexpr int kSums = Sums;
   static constexpr unsigned kFlip = 0;

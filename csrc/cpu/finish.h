@@ -92,6 +92,29 @@ QK_INLINE inline void code_columns(const Epilogue& e, At at, const int32_t* sums
   }
 }
 
+// The same of 8-bit codes, four vectors of a row at a time: they are packed together, and their zero point is one
+// addition. A vector at a time, 3×3 depthwise convolutions take 10 to 18 % longer. A clamp below the type's least code
+// has nothing to do: what a conversion cannot hold becomes the least integer, as NaN does.
+template <class T, bool HasResidual, bool ClampsLow, class L = Lanes>
+QK_INLINE inline void code_quads(const Epilogue& e, const int32_t* sums, idx stride, idx i0, idx rows, idx j) {
+  constexpr idx W = L::kWidth;
+  const typename L::F m[4] = {L::load(e.m + j), L::load(e.m + j + W), L::load(e.m + j + 2 * W),
+                              L::load(e.m + j + 3 * W)};
+  typename L::I bias[4];
+  for (int v = 0; v < 4; ++v) bias[v] = e.bias ? L::load(e.bias + j + v * W) : L::splat(0);
+  const typename L::F low = L::splat(float(e.low - e.zero)), high = L::splat(float(e.high - e.zero));
+  const typename L::I zero = L::splat16(e.zero);
+  for (idx r = 0; r < rows; ++r, sums += stride) {
+    typename L::I y[4];
+    unroll<4>([&](auto v) QK_INLINE {
+      typename L::F t = L::mul(L::to_float(L::add(L::load(sums + v * W), bias[v])), m[v]);
+      if (HasResidual) t = L::add(t, residual_of(e, Whole{0}, i0 + r, j + v * W));
+      y[v] = L::to_int(L::min(high, ClampsLow ? L::max(t, low) : t));
+    });
+    L::template store4_plus<false>(out_row<T>(e, i0 + r, j), y[0], y[1], y[2], y[3], zero);
+  }
+}
+
 // run(at, c, n) for each vector of n ≤ kWidth columns of a tile, c columns into it.
 template <class Run>
 QK_INLINE inline void for_vectors(idx cols, const Run& run) {
@@ -141,9 +164,27 @@ inline void finish_real(const Epilogue& e, const int32_t* sums, idx stride, idx 
   }
 }
 
+// How many columns were finished four vectors at a time.
+template <class T>
+inline idx finish_quads(const Epilogue& e, const int32_t* sums, idx stride, idx i0, idx rows, idx j0, idx cols) {
+  idx c = 0;
+  if constexpr (Lanes::kFma && sizeof(T) == 1) {
+    if (e.m_row || e.bias_row) return 0;
+    constexpr int32_t kLeast = T(-1) < T(0) ? -128 : 0;
+    const bool residual = e.residual_type != Residual::none, low = e.low > kLeast;
+    const auto run = residual ? low ? code_quads<T, true, true> : code_quads<T, true, false>
+                     : low    ? code_quads<T, false, true>
+                              : code_quads<T, false, false>;
+    for (; c + 4 * Lanes::kWidth <= cols; c += 4 * Lanes::kWidth) run(e, sums + c, stride, i0, rows, j0 + c);
+  }
+  return c;
+}
+
 template <class T>
 inline void finish_codes(const Epilogue& e, const int32_t* sums, idx stride, idx i0, idx rows, idx j0, idx cols) {
   if (e.rounding == kHalfEven) {
+    const idx quads = finish_quads<T>(e, sums, stride, i0, rows, j0, cols);
+    sums += quads, j0 += quads, cols -= quads;
     for_vectors(
         cols, [&](auto at, idx c, idx n) QK_INLINE { code_columns<T>(e, at, sums + c, stride, i0, rows, j0 + c, n); });
     return;
@@ -172,8 +213,8 @@ inline void finish_sums(const Epilogue& e, const int32_t* sums, idx stride, idx 
   }
 }
 
-__attribute__((noinline)) void finish_rows(const Epilogue& e, const int32_t* sums, idx stride, idx i0, idx rows, idx j0,
-                                           idx cols) {
+[[maybe_unused]] __attribute__((noinline)) void finish_rows(const Epilogue& e, const int32_t* sums, idx stride, idx i0,
+                                                            idx rows, idx j0, idx cols) {
   switch (e.type) {
     case Written::s32:
       return finish_sums(e, sums, stride, i0, rows, j0, cols);

@@ -3,7 +3,8 @@
 //
 // Tap row by tap row, pixel by pixel inside: then neighbouring pixels differ by two constants, and edges and rows outside
 // of the image are found once a line, not once a pixel.
-// Why not the library's memcpy: the call costs more than most of these copies.
+// Why not the library's memcpy: the call costs more than most of these copies. Why not one wide move for 21 bytes, whose
+// rest the next kernel row overwrites: 7×7 of 3 channels takes 3 % longer than with two moves.
 #pragma once
 #include <string.h>
 

@@ -64,6 +64,11 @@ struct Lanes {
   static I both(I x, I y) { return _mm256_and_si256(x, y); }
   static I shift_right(I x, I by) { return _mm256_srav_epi32(x, by); }
   static I magnitude(F x) { return _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(0x7FFFFFFF)); }
+  static F size(F x) { return _mm256_castsi256_ps(magnitude(x)); }
+  static F times_power(F x, I n) {
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), _mm256_slli_epi32(n, 23)));
+  }
+  static F pick(const float* table, I at) { return _mm256_i32gather_ps(table, at, 4); }
   static int32_t largest(I x) {
     int32_t lane[8], most = 0;
     store(lane, x);
@@ -110,6 +115,18 @@ struct Lanes {
     const I x = _mm256_adds_epi16(_mm256_packs_epi32(a, b), plus),
             y = _mm256_adds_epi16(_mm256_packs_epi32(c, d), plus);
     put<Stream>(out, in_order(T(-1) < T(0) ? _mm256_packs_epi16(x, y) : _mm256_packus_epi16(x, y)));
+  }
+  static I splat8(int32_t x) { return _mm256_set1_epi8(char(x)); }
+  // The same, and at least `least`.
+  static void store4_codes(int8_t* out, I a, I b, I c, I d, I plus, I least) {
+    const I x = _mm256_adds_epi16(_mm256_packs_epi32(a, b), plus),
+            y = _mm256_adds_epi16(_mm256_packs_epi32(c, d), plus);
+    put<false>(out, in_order(_mm256_max_epi8(_mm256_packs_epi16(x, y), least)));
+  }
+  static void store4_codes(uint8_t* out, I a, I b, I c, I d, I plus, I least) {
+    const I x = _mm256_adds_epi16(_mm256_packs_epi32(a, b), plus),
+            y = _mm256_adds_epi16(_mm256_packs_epi32(c, d), plus);
+    put<false>(out, in_order(_mm256_max_epu8(_mm256_packus_epi16(x, y), least)));
   }
   template <class T>
   static void store_some(T* p, I x, idx n) {

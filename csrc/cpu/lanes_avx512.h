@@ -59,6 +59,13 @@ struct Lanes {
   static I both(I x, I y) { return _mm512_and_si512(x, y); }
   static I shift_right(I x, I by) { return _mm512_srav_epi32(x, by); }  // arithmetic, by 0 … 31
   static I magnitude(F x) { return _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7FFFFFFF)); }
+  static F size(F x) { return _mm512_castsi512_ps(magnitude(x)); }
+  static F times_power(F x, I n) {  // x·2ⁿ, normal as x is
+    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(x), _mm512_slli_epi32(n, 23)));
+  }
+  static F pick(const float* table, I at) {  // table[at] of 32
+    return _mm512_permutex2var_ps(_mm512_loadu_ps(table), at, _mm512_loadu_ps(table + 16));
+  }
   static int32_t largest(I x) {
     int32_t lane[16], most = 0;
     _mm512_storeu_si512(lane, x);
@@ -110,6 +117,18 @@ struct Lanes {
     const I x = _mm512_adds_epi16(_mm512_packs_epi32(a, b), plus),
             y = _mm512_adds_epi16(_mm512_packs_epi32(c, d), plus);
     put<Stream>(out, in_order(T(-1) < T(0) ? _mm512_packs_epi16(x, y) : _mm512_packus_epi16(x, y)));
+  }
+  static I splat8(int32_t x) { return _mm512_set1_epi8(char(x)); }
+  // The same, and at least `least`.
+  static void store4_codes(int8_t* out, I a, I b, I c, I d, I plus, I least) {
+    const I x = _mm512_adds_epi16(_mm512_packs_epi32(a, b), plus),
+            y = _mm512_adds_epi16(_mm512_packs_epi32(c, d), plus);
+    put<false>(out, in_order(_mm512_max_epi8(_mm512_packs_epi16(x, y), least)));
+  }
+  static void store4_codes(uint8_t* out, I a, I b, I c, I d, I plus, I least) {
+    const I x = _mm512_adds_epi16(_mm512_packs_epi32(a, b), plus),
+            y = _mm512_adds_epi16(_mm512_packs_epi32(c, d), plus);
+    put<false>(out, in_order(_mm512_max_epu8(_mm512_packus_epi16(x, y), least)));
   }
   static void store_some(int8_t* p, I x, idx n) { _mm_mask_storeu_epi8(p, first(n), _mm512_cvtsepi32_epi8(x)); }
   static void store_some(uint8_t* p, I x, idx n) {

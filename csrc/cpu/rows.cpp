@@ -68,4 +68,12 @@ DepthwiseList depthwise_rows() {
   return {joined.rows, joined.count};
 }
 
+GroupedList grouped_rows() {
+#ifdef QK_HAVE_X86_AVX512VNNI_CONV
+  return x86_avx512vnni_conv::grouped;
+#else
+  return {nullptr, 0};
+#endif
+}
+
 }  // namespace qk

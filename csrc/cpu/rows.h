@@ -37,6 +37,7 @@ extern const RowList list;
 extern const Int4List int4_list;
 extern const DepthwiseList depthwise;
 }  // namespace x86_avx512vnni
+namespace x86_avx512vnni_conv { extern const GroupedList grouped; }
 namespace x86_amx {
 extern const RowList list;
 extern const Int4List int4_list;

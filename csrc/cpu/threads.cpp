@@ -103,18 +103,33 @@ struct Pool {
 std::mutex& busy = *new std::mutex;
 Pool* pool = nullptr;
 std::atomic<int> threads_wanted{0};
+std::atomic<const Team*> lent{nullptr};
 
 // While a process forks nobody is in the pool; the child has only the forking thread, so it forgets the workers.
 void before_fork() { busy.lock(); }
 void after_fork_parent() { busy.unlock(); }
 void after_fork_child() {
   pool = nullptr;
+  lent = nullptr;  // an OpenMP run-time does not survive a fork
   busy.unlock();
 }
 const int fork_handlers = pthread_atfork(before_fork, after_fork_parent, after_fork_child);
 
 void run_serially(int tasks, Task task, void* context) {
   for (int i = 0; i < tasks; ++i) task(context, i);
+}
+
+struct TeamJob {
+  const Team& team;
+  int tasks;
+  Task task;
+  void* context;
+};
+
+// Of as many members as there happen to be: a nested team has one.
+void run_member(void* data) {
+  const TeamJob& job = *static_cast<TeamJob*>(data);
+  for (int i = job.team.number(); i < job.tasks; i += job.team.size()) job.task(job.context, i);
 }
 
 int cgroup_cpus() {
@@ -136,8 +151,12 @@ struct Buffers {
 };
 thread_local Buffers buffers;
 
-// Of the initial model: no call and no allocation stands behind an access, whatever thread looks.
-__attribute__((tls_model("initial-exec"))) thread_local HostPlace* place = nullptr;
+// Of the initial model: no call and no allocation stands behind an access, whatever thread looks. Emulated tiles are
+// thread-local too, and too large for it.
+#ifndef QK_EMULATE
+__attribute__((tls_model("initial-exec")))
+#endif
+thread_local HostPlace* place = nullptr;
 
 void* take(Arena& arena, ScratchSlot slot, size_t bytes) {
   auto& mine = arena.slots[slot];
@@ -151,6 +170,12 @@ void* take(Arena& arena, ScratchSlot slot, size_t bytes) {
 
 void in_pool(int tasks, Task task, void* context) {
   if (tasks <= 1 || tasks > kMaxThreads || !busy.try_lock()) return run_serially(tasks, task, context);
+  if (const Team* const team = lent.load()) {
+    TeamJob job{*team, tasks, task, context};
+    team->run(run_member, &job, unsigned(tasks), 0);
+    busy.unlock();
+    return;
+  }
   if (!pool) pool = new (std::nothrow) Pool;
   if (!pool || !pool->ensure(tasks - 1)) {
     busy.unlock();
@@ -216,6 +241,8 @@ int num_threads() {
 void set_num_threads(int n) {
   threads_wanted.store(n <= 0 ? available_cpus() : n > kMaxThreads ? kMaxThreads : n, std::memory_order_relaxed);
 }
+
+void lend_team(const Team* team) { lent.store(team); }
 
 void parallel(int tasks, Task task, void* context) {
   (void)fork_handlers;

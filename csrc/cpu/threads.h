@@ -16,6 +16,15 @@ void set_num_threads(int n);  // n ≤ 0: available_cpus()
 using Task = void (*)(void* context, int index);
 void parallel(int tasks, Task task, void* context);
 
+// Another library's threads in place of the pool's, for the whole process: those of an OpenMP run-time that is there
+// already. Its threads spin for milliseconds after their work, and would keep ours from the CPUs. Null: ours again.
+struct Team {
+  void (*run)(void (*member)(void*), void* data, unsigned threads, unsigned flags);  // GOMP_parallel
+  int (*number)();                                                                   // omp_get_thread_num
+  int (*size)();                                                                     // omp_get_num_threads
+};
+void lend_team(const Team* team);  // kept for ever
+
 // The calling thread's own buffers, 64-byte aligned, kept between calls. Null when there is no memory.
 enum ScratchSlot {
   kBlockScratch,

@@ -42,7 +42,7 @@ QK_DEVICE float normal_f32(float y) {
 }
 
 QK_DEVICE float curved(int32_t curve, float y) {
-  if (curve == kHardswish) return y * (clamp_or_low(y + 3.0f, 0.0f, 6.0f) / 6.0f);
+  if (curve == kHardswish) return y * (clamp_or_low(y + 3.0f, 0.0f, 6.0f) * 0.166666672f);
   float u = 0.5f * y;
   if (curve == kGelu) u = normal_f32(y);
   if (curve == kGeluTanh) u = 0.797884561f * (y + 0.044715f * y * y * y);

@@ -14,7 +14,14 @@ from qkernels.epilogue import Epilogue
 from qkernels.kernel import Conv, Hardware, Kernel, Problem
 from qkernels.weight import PackedMatrix, padded
 
+GROUPED_ISA, GROUPED_GOPS = "x86_avx512vnni", 400.0  # whose row has kernels for small groups
 GATHER_BYTES_US = 8e3  # windows copied side by side in a microsecond
+
+
+def _is_grouped(conv: Conv) -> bool:
+    """Is it for csrc/cpu/grouped.h, if nothing but its shape were asked?"""
+    depth, per = conv.channels // conv.groups, conv.filters // conv.groups
+    return conv.groups > 1 and depth in (4, 8) and max(16 // per, 1) * depth <= 64 and (16 % per == 0 or per % 16 == 0)
 
 
 def _judge(row: dict[str, Any], problem: Problem, hardware: Hardware) -> float | str:
@@ -27,6 +34,8 @@ def _judge(row: dict[str, Any], problem: Problem, hardware: Hardware) -> float |
     conv = problem.conv
     if problem.m < row["min_m"]:
         return f"{problem.m} output pixels are fewer than {row['min_m']}"
+    if row["isa"] == GROUPED_ISA and _is_grouped(conv):
+        return float(row["call_us"] + 2e-3 * problem.m * conv.filters * problem.k / GROUPED_GOPS)
     matrices = conv.groups // merged(conv.groups, conv.filters)
     k = conv.taps * (conv.channels // matrices)
     m = padded(problem.m, row["mr"]) if problem.m > row["mr"] else problem.m
@@ -84,9 +93,10 @@ def _run_depthwise(
 def _ready(
     module: Any, depthwise: bool, index: int, x: np.ndarray, w: PackedConv, conv: Conv, out: np.ndarray, x_zero: int,
     by: Epilogue,
-) -> Callable[[np.ndarray, np.ndarray], None] | None:  # fmt: skip
-    """`run` of which only x and out are left open: C contiguous, of these sizes. None where that cannot be."""
-    if by.residual is not None or not w.fits(by.w_zero):
+) -> Callable[..., None] | None:  # fmt: skip
+    """`run` of which only x, out and the residual's codes are left open: C contiguous, of these sizes. None where that
+    cannot be."""
+    if (by.residual is not None and by.residual.itemsize > 1) or not w.fits(by.w_zero):
         return None
     matrices = conv.groups // merged(conv.groups, conv.filters)
     signed = w.dtype.kind == "i"

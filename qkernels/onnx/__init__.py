@@ -2,7 +2,7 @@
 
     model = qkernels.onnx.load("model.onnx");  (y,) = model(x)
 
-load, Model                  a model made ready once, run many times; `python -m qkernels run model.onnx` shows its nodes
+load, Model                  a model made ready once, run many times; `python -m qkernels run` shows its nodes
 ModelError, UnsupportedError what can be wrong with one
 Backend, prepare, …          onnx.backend.base.Backend, for ONNX's own test runner and tools
 operators()                  OpRun classes: onnx.reference.ReferenceEvaluator(model, new_ops=operators())

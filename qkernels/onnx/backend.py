@@ -16,7 +16,7 @@ from qkernels.onnx.graph import array_of
 from qkernels.onnx.model import Model, load
 
 
-class BackendRep(BaseRep):
+class BackendRep(BaseRep):  # type: ignore[misc]
     """A prepared model, as backends hand it out."""
 
     def __init__(self, model: Model) -> None:
@@ -34,7 +34,7 @@ def _array(x: Any) -> np.ndarray:
     return array_of(x) if isinstance(x, onnx.TensorProto) else np.asarray(x)
 
 
-class Backend(Base):
+class Backend(Base):  # type: ignore[misc]
     """CPU only. What cannot be run raises UnsupportedError in `prepare`."""
 
     @classmethod

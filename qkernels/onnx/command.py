@@ -26,9 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threads", type=int, default=1, help="default: 1")
     parser.add_argument("--repeat", type=int, default=20, help="runs that are timed; medians are shown. Default: 20")
-    parser.add_argument(
-        "--rows", type=int, default=30, help="nodes that are shown, the slowest first; 0: all, in order"
-    )
+    parser.add_argument("--rows", type=int, default=30, help="nodes shown, the slowest first; 0: all, in order")
     parser.add_argument("--output", metavar="FILE.npz", help="where the outputs are written, by name")
 
 

@@ -139,8 +139,8 @@ def conv_integer(node: Node) -> Run:
 
 @operator("ConvIntegerToFloat", OURS)
 def conv_integer_to_float(node: Node) -> Run:
-    """x, w, their zero points, two factors of one element whose product is the accumulators' scale, an int32 bias (out,)
-    or none → f32(acc + bias) · scale (A6), and with the attribute `silu` x · sigmoid(x) of that."""
+    """x, w, their zero points, two factors of one element whose product is the accumulators' scale, an int32 bias of
+    (out,) or none → f32(acc + bias) · scale (A6), and with the attribute `silu` x · sigmoid(x) of that."""
     layer = Layer(node, 1, None, 3)
     again = None if layer.weight is None else Again(layer)
     curve = silu if node.get("silu") else _same

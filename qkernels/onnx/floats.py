@@ -75,9 +75,9 @@ def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 BINARY: dict[str, Callable[..., np.ndarray]] = {
-    "Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": _divide, "Pow": lambda a, b: np.power(a, b).astype(a.dtype),
-    "Min": np.minimum, "Max": np.maximum, "Equal": np.equal, "Less": np.less, "Greater": np.greater, "And": np.logical_and,
-    "Or": np.logical_or,
+    "Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": _divide, "Min": np.minimum, "Max": np.maximum,
+    "Pow": lambda a, b: np.power(a, b).astype(a.dtype), "Equal": np.equal, "Less": np.less, "Greater": np.greater,
+    "And": np.logical_and, "Or": np.logical_or,
 }  # fmt: skip
 
 

@@ -1,5 +1,5 @@
-"""Operators that only move values move codes instead: DequantizeLinear goes behind them, and where a QuantizeLinear of the
-same scale and zero point follows, both go."""
+"""Operators that only move values move codes instead: DequantizeLinear goes behind them, and where a QuantizeLinear of
+the same scale and zero point follows, both go."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Chains of elementwise operators on codes become tables of 256: DequantizeLinear → … → QuantizeLinear is one lookup, and
-a chain that ends in floats one as well.
+"""Chains of elementwise operators on codes become tables of 256: DequantizeLinear → … → QuantizeLinear is one lookup,
+and a chain that ends in floats one as well.
 
 The table is made by running the chain on the 256 numbers that codes stand for, so it is the chain, bit for bit.
 """

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from qkernels.onnx.codes import by_axis
+from qkernels import dispatch
+from qkernels.kernel import Problem
+from qkernels.onnx.codes import by_axis, whole
 from qkernels.onnx.curves import gates
 from qkernels.onnx.graph import MICROSOFT, Node
 from qkernels.onnx.registry import Run, operator
 from qkernels.ops.dynamic_quantize import dynamic_quantize
 from qkernels.ops.linear import linear, pack_linear
+from qkernels.tensor import QTensor
 
 F32 = np.float32
 ATTRIBUTES = "activation_alpha activation_beta activations clip direction hidden_size input_forget layout"
@@ -21,7 +25,7 @@ GATES = ["Sigmoid", "Tanh", "Tanh"]
 @operator("DynamicQuantizeLSTM", MICROSOFT, ATTRIBUTES, 12)
 def dynamic_quantize_lstm(node: Node) -> Run:
     """X (steps, batch, in), W (directions, in, 4·hidden), R (directions, hidden, 4·hidden), B (directions, 8·hidden),
-    sequence_lens, initial h and c, peepholes, then scale and zero point of W and of R. Gates in the order i, o, f, c."""
+    sequence_lens, initial h and c, peepholes, then scale and zero point of W and of R. The gates' order: i, o, f, c."""
     direction = node.get("direction", "forward")
     if direction not in ("forward", "reverse", "bidirectional"):
         raise ValueError(f"attribute 'direction' is {direction!r}")
@@ -60,6 +64,20 @@ def _weights(node: Node, w: int, scale: int, zero: int) -> list[Any]:
     return made
 
 
+def _quantizer(rows: int, n: int) -> Callable[[np.ndarray], QTensor]:
+    """dynamic_quantize of finite (rows, n), to uint8 of one scale; its memory is written again by the next call."""
+    problem = Problem("dynamic_quantize", "f32u8", 1, rows * n, 1)
+    run = dispatch.choose(problem).run
+    codes, scale, zero = np.empty((rows, n), np.uint8), np.ones((1, 1), F32), np.zeros((1, 1), np.int32)
+    flat = codes.reshape(1, -1)
+
+    def quantized(x: np.ndarray) -> QTensor:
+        run(x.reshape(1, -1), rows * n, (0, 255), scale, zero, None, flat)
+        return whole(codes, scale[0, 0], int(zero[0, 0]))
+
+    return quantized
+
+
 def _cell(x: np.ndarray, w: Any, r: Any, bias: Any, h: Any, c: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     steps, batch = x.shape[:2]
     hidden = r.shape[1]
@@ -67,9 +85,11 @@ def _cell(x: np.ndarray, w: Any, r: Any, bias: Any, h: Any, c: Any) -> tuple[np.
     h = np.zeros((batch, hidden), F32) if h is None else np.ascontiguousarray(h)
     c = np.zeros((batch, hidden), F32) if c is None else c
     ys = np.empty((steps, batch, hidden), F32)
+    quantized, sums = _quantizer(batch, hidden), np.empty((batch, 4 * hidden), F32)
     for t in range(steps):
-        q = dynamic_quantize(h, dtype="uint8", per="tensor")
-        now = linear(q, r, given[t, 0]) if batch == 1 else given[t] + linear(q, r)
+        q = quantized(h)
+        now = linear(q, r, out=sums)
+        now += given[t]
         open_ = gates(now[:, : 3 * hidden])
         c = open_[:, 2 * hidden :] * c + open_[:, :hidden] * np.tanh(now[:, 3 * hidden :])
         h = np.multiply(open_[:, hidden : 2 * hidden], np.tanh(c), out=ys[t])

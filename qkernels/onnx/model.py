@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -35,7 +36,8 @@ class Made(NamedTuple):
 
 
 class Model:
-    """A prepared model. `model(x)` or `model(name=x)` gives the outputs in order, ndarrays; any number of threads may call.
+    """A prepared model. `model(x)` or `model(name=x)` gives the outputs in order, ndarrays; any number of threads may
+    call.
 
     inputs, outputs   `Value`s: name, dtype, shape (ints, names of sizes, None)
     """
@@ -67,7 +69,7 @@ class Model:
             return slots[name]
 
         for name, value in graph.constants.items():
-            slot(name, value)
+            slot(name, _read_only(value))
         kept = {slot(value.name) for value in (*graph.inputs, *graph.outputs)} | set(slots.values())
         last: dict[int, int] = {}
         wired = []
@@ -132,7 +134,7 @@ class Model:
             for step in self._steps:
                 _do(step, slots)
                 marks.append(time.perf_counter())
-        return [b - a for a, b in zip(marks, marks[1:], strict=False)]
+        return [b - a for a, b in itertools.pairwise(marks)]
 
     def _slots(self, feeds: Mapping[str, Any]) -> list[Any]:
         names = [value.name for value in self.inputs]
@@ -178,7 +180,14 @@ def _checked(value: Value, given: Any) -> np.ndarray:
         if not fits:
             wanted = ", ".join("?" if n is None else str(n) for n in value.shape)
             raise ValueError(f"the input {value.name!r} has shape {x.shape}, wanted ({wanted})")
-    return x
+    return _read_only(x)
+
+
+def _read_only(x: np.ndarray) -> np.ndarray:
+    """A view that nothing is written to; so is whatever a node makes of it without a copy, and `_results` sees it."""
+    view = x.view()
+    view.flags.writeable = False
+    return view
 
 
 def _fold(graph: Graph, everything: bool) -> None:

@@ -1,4 +1,4 @@
-"""OpRun classes: onnx.reference.ReferenceEvaluator runs a model node by node, with the quantized ones by kernels here."""
+"""OpRun classes: onnx.reference.ReferenceEvaluator runs a model node by node, the quantized ones by kernels."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _run(self: OpRun, *inputs: Any, **attributes: Any) -> tuple[Any, ...]:
 
 
 def operators() -> list[type[OpRun]]:
-    """A class for each quantized operator of ONNX and com.microsoft: `ReferenceEvaluator(model, new_ops=operators())`."""
+    """A class for each quantized operator: `ReferenceEvaluator(model, new_ops=operators())`."""
     names = {module.__name__ for module in CODES}
     return [
         type(name, (OpRun,), {"op_domain": domain, "_run": _run})

@@ -9,11 +9,11 @@ import numpy as np
 from qkernels import dispatch, verbose
 from qkernels.arrays import is_torch, library_of
 from qkernels.conv_weight import PackedConv
-from qkernels.dtypes import name_of
+from qkernels.dtypes import container, name_of
 from qkernels.epilogue import Epilogue
 from qkernels.kernel import Problem
 from qkernels.ops import conv as shared
-from qkernels.ops import fused
+from qkernels.ops import conv_on_device, fused
 from qkernels.tensor import QTensor
 
 # What plain integers are to the epilogue: accumulators of scale 1.
@@ -156,9 +156,11 @@ def delivered(call: _Call, target: np.ndarray) -> Any:
 
 
 def _convolve(*arguments: Any) -> Any:
+    if conv_on_device.wanted(arguments[2]):
+        return conv_on_device.run(conv_on_device.check(_check, *arguments))
     key, packed = _key(*arguments), _packed_of(arguments[3])
     if key is not None and packed is not None and key in packed._ready:
-        result = _again(packed._ready[key], arguments[2], arguments[-1][-1])
+        result = _again(packed._ready[key], arguments[2], arguments[-1])
         if result is not None:
             return result
     call = _check(*arguments)
@@ -182,23 +184,30 @@ def _packed_of(weight: Any) -> PackedConv | None:
     return found if type(found) is PackedConv else None
 
 
+def _is_plain(x: Any) -> bool:
+    """8-bit codes of one scale."""
+    return type(x) is QTensor and x._scale.shape == () and x.dtype in ("int8", "uint8") and type(x._zero) is int
+
+
 def _key(
     op: str, axes: int, x: Any, weight: Any, bias: Any, layout: Any, stride: Any, padding: Any, dilation: Any,
     groups: Any, x_zero: Any, w_zero: Any, wanted: tuple,
 ) -> Any:  # fmt: skip
-    """All that the call is made of but the codes of x and out's memory; None where that is not said so simply."""
-    *rest, out = wanted
-    if type(x) is not QTensor or x._scale.shape != () or x.dtype not in ("int8", "uint8") or rest[1] is not None:
+    """All that the call is made of but codes and memory; None where that is not said so simply."""
+    activation, residual, scale, zero, dtype, rounding, out = wanted
+    if not _is_plain(x) or (out is not None and type(out) is not np.ndarray):
         return None
-    if out is not None and type(out) is not np.ndarray:
-        return None
+    if residual is not None:
+        if not _is_plain(residual):
+            return None
+        residual = residual.shape, residual.dtype, residual._scale.item(), residual._zero
     if bias is not None:
         if type(bias) is not np.ndarray:
             return None
         bias = bias.dtype.str, bias.shape, bias.tobytes()
-    geometry = layout, stride, padding, dilation, groups, x_zero, w_zero
     key = (
-        op, x.shape, x.dtype, x._scale.item(), x._zero, bias, geometry, *rest, None if out is None else out.dtype.str,
+        op, x._data.shape, x.dtype, x._scale.item(), x._zero, bias, layout, stride, padding, dilation, groups, x_zero,
+        w_zero, activation, residual, scale, zero, dtype, rounding, None if out is None else out.dtype.str,
         dispatch.pattern_in_force(),
     )  # fmt: skip
     try:
@@ -209,10 +218,11 @@ def _key(
 
 
 class _Ready(NamedTuple):
-    run: Any  # (image, result) of a kernel
+    run: Any  # (image, result[, residual]) of a kernel
     target: np.dtype
     pixels: tuple[int, int]  # shape of the result as kernels write it
     wishes: fused.Wishes
+    parts: tuple | None  # of the QTensor that results, behind its codes and before the library
 
 
 def _remember(key: Any, call: _Call, kernel: Any, target: np.ndarray) -> None:
@@ -225,23 +235,35 @@ def _remember(key: Any, call: _Call, kernel: Any, target: np.ndarray) -> None:
         return
     if len(w._ready) >= READY:
         w._ready.clear()
-    wishes = call.wishes._replace(target=None, out=None)
-    w._ready[key] = _Ready(run, target.dtype, (operands.conv.pixels, operands.conv.filters), wishes)
+    wishes = call.wishes._replace(target=None, out=None, residual=None)
+    plain = wishes.kind == "codes" and container(wishes.dtype).name == wishes.dtype
+    parts = fused.parts_of(wishes) if plain else None
+    w._ready[key] = _Ready(run, target.dtype, (operands.conv.pixels, operands.conv.filters), wishes, parts)
 
 
-def _again(ready: _Ready, x: QTensor, out: Any) -> Any:
-    """The result, or None where x or `out` needs a closer look."""
-    codes, wishes = x._data, ready.wishes
-    if not codes.flags.c_contiguous:
+def _again(ready: _Ready, x: QTensor, wanted: tuple) -> Any:
+    """The result, or None where a tensor needs a closer look."""
+    _, residual, *_, out = wanted
+    tensors = (x._data,) if residual is None else (x._data, residual._data)
+    if not all(codes.flags.c_contiguous for codes in tensors):
         return None
     if out is None:
-        target = np.empty(ready.pixels, ready.target)
-        ready.run(codes, target)
-        return fused.deliver(wishes, target, x._library)
-    if out.shape != wishes.shape or not out.flags.carray or np.may_share_memory(out, codes):
+        target: Any = np.empty(ready.pixels, ready.target)
+    elif (
+        out.shape == ready.wishes.shape and out.flags.carray
+        and not any(np.may_share_memory(out, codes) for codes in tensors)
+    ):  # fmt: skip
+        target = out
+    else:
         return None
-    ready.run(codes, out)
-    return out
+    ready.run(tensors[0], target, *tensors[1:])
+    if out is not None:
+        return out
+    if ready.parts is None:
+        return fused.deliver(ready.wishes, target, x._library)
+    target.shape = ready.wishes.shape
+    target.flags.writeable = False
+    return QTensor._make(target, *ready.parts, x._library)
 
 
 def _problem_of(op: str, axes: int) -> Any:
@@ -251,10 +273,13 @@ def _problem_of(op: str, axes: int) -> Any:
         out_dtype: Any = None, rounding: Any = "half_even", x_zero_point: Any = 0, w_zero_point: Any = 0,
         out: Any = None,
     ) -> Problem | str:  # fmt: skip
-        call = _check(
+        arguments = (
             op, axes, x, weight, bias, layout, stride, padding, dilation, groups, x_zero_point, w_zero_point,
             (activation, residual, out_scale, out_zero_point, out_dtype, rounding, out),
         )  # fmt: skip
+        if conv_on_device.wanted(x):
+            return conv_on_device.check(_check, *arguments).problem()
+        call = _check(*arguments)
         if 0 in call.wishes.shape or 0 in (*call.operands.conv.size, call.operands.conv.channels):
             return "nothing to compute: an empty convolution needs no kernel"
         return call.operands.problem()

@@ -290,6 +290,11 @@ def room(wishes: Wishes, *inputs: Any) -> np.ndarray:
     return np.empty((m, n), written(wishes.writes))
 
 
+def parts_of(wishes: Wishes) -> tuple:
+    """What a QTensor of the resulting codes is made of, behind them and before the library."""
+    return owned(np.asarray(wishes.scale)), wishes.zero, wishes.dtype, Grain(wishes.shape), "float32", None
+
+
 def deliver(wishes: Wishes, filled: np.ndarray, library: str) -> Any:
     """What the caller gets: `out`, a QTensor, or an array of `library`, from what `room` gave and a kernel filled."""
     result = filled.reshape(wishes.shape)
@@ -298,10 +303,7 @@ def deliver(wishes: Wishes, filled: np.ndarray, library: str) -> Any:
             wishes.target[...] = result
         return wishes.out
     if wishes.kind == "codes":
-        grain = Grain(wishes.shape)
-        return QTensor._of_codes(
-            result, owned(np.asarray(wishes.scale)), wishes.zero, wishes.dtype, grain, "float32", None, library
-        )
+        return QTensor._of_codes(result, *parts_of(wishes), library)
     if wishes.dtype == "bfloat16":
         if library == "torch":
             import torch

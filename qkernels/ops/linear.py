@@ -9,13 +9,13 @@ import numpy as np
 
 from qkernels import dispatch, verbose
 from qkernels.activations import CLAMPS
-from qkernels.arrays import as_float32, float_name, is_torch, library_of, new_array
+from qkernels.arrays import as_float32, float_name, is_torch, library_of
 from qkernels.bounds import check_columns, sign_of
 from qkernels.checks import owned
 from qkernels.dtypes import FLOAT_TYPES, bits_of, limits, listed
 from qkernels.epilogue import Epilogue, finish_floats
 from qkernels.kernel import Problem
-from qkernels.ops import fused, linear_on_device
+from qkernels.ops import fused, linear_on_device, packed_on_device
 from qkernels.ops.dequantize import values
 from qkernels.ops.dynamic_quantize import dynamic_quantize
 from qkernels.ops.qmatmul import Roles, check_scale, multiply
@@ -33,7 +33,8 @@ _FAST: dict[Any, Any] = {None: None, **CLAMPS}
 _CURVE = ()  # no clamp: the short road stands aside
 
 _road = dispatch.LinearRoad(enabled=not verbose.ENABLED)
-_of_floats, _of_codes = _road.of_floats, _road.of_codes
+_of_floats = _road.of_floats
+of_codes, of_tensors = _road.of_codes, _road.of_tensors  # for modules, too, which know what they call
 
 
 def pack_linear(weight: Any) -> PackedLinear:
@@ -114,6 +115,9 @@ def linear(
             result = _short(x, packed._handle, bias, _FAST.get(activation, _CURVE), out_scale, out_zero_point, out)
             if result is not None:
                 return result
+    if packed_on_device.takes(x, weight, compute):
+        rest = (bias, activation, residual, out_scale, out_zero_point, out_dtype, rounding, compute, out)
+        return packed_on_device.run(packed_on_device.check(x, _weight(weight), *rest))
     if linear_on_device.wanted(x, weight):
         return linear_on_device.run(
             linear_on_device.check(
@@ -146,7 +150,7 @@ def _short(x: Any, handle: Any, bias: Any, activation: Any, out_scale: Any, out_
         return None
     if type(out_scale) is F32:
         out_scale = float(out_scale)
-    result = _of_codes(x._data, handle, bias, activation, out, x._scale, x._zero, out_scale, out_zero)
+    result = of_codes(x._data, handle, bias, activation, out, x._scale, x._zero, out_scale, out_zero)
     if result is None or out is not None or out_scale is None:
         return result
     scale = owned(np.array(out_scale, F32))
@@ -155,6 +159,8 @@ def _short(x: Any, handle: Any, bias: Any, activation: Any, out_scale: Any, out_
 
 def _of_tensors(x: Any, handle: Any, bias: Any, activation: Any, out: Any) -> Any:
     """Likewise of CPU tensors: their memory is looked at where it lies."""
+    if out is None:
+        return of_tensors(x, handle, bias, activation, None, "float32") if float_name(x) == "float32" else None
     tensors = [v for v in (x, bias, out) if v is not None]
     if not all(is_torch(v) and v.device.type == "cpu" and v.dtype is x.dtype for v in tensors):
         return None
@@ -162,7 +168,7 @@ def _of_tensors(x: Any, handle: Any, bias: Any, activation: Any, out: Any) -> An
         return None
     x, bias, views = (v if v is None else v.detach().numpy() for v in (x, bias, out))
     result = _of_floats(x, handle, bias, activation, views)
-    return result if result is None else out if out is not None else new_array(result, "torch")
+    return result if result is None else out
 
 
 class _Call(NamedTuple):
@@ -338,6 +344,9 @@ def _problem_of(
     x: Any, weight: Any, bias: Any = None, *, activation: Any = None, residual: Any = None, out_scale: Any = None,
     out_zero_point: Any = 0, out_dtype: Any = None, rounding: Any = "half_even", compute: Any = "int8", out: Any = None,
 ) -> Problem | str:  # fmt: skip
+    if packed_on_device.takes(x, weight, compute):
+        rest = (bias, activation, residual, out_scale, out_zero_point, out_dtype, rounding, compute, out)
+        return packed_on_device.check(x, _weight(weight), *rest).problem()
     if linear_on_device.wanted(x, weight):
         return linear_on_device.check(
             x, weight, bias, activation, residual, out_scale, out_zero_point, out_dtype, rounding, compute, out
@@ -361,7 +370,7 @@ def _note_of(
     x: Any, weight: Any, bias: Any = None, *, activation: Any = None, residual: Any = None, out_scale: Any = None,
     out_zero_point: Any = 0, out_dtype: Any = None, rounding: Any = "half_even", compute: Any = "int8", out: Any = None,
 ) -> str:  # fmt: skip
-    if not (linear_on_device.wanted(x, weight)):
+    if packed_on_device.takes(x, weight, compute) or not linear_on_device.wanted(x, weight):
         return ""
     return linear_on_device.check(
         x, weight, bias, activation, residual, out_scale, out_zero_point, out_dtype, rounding, compute, out

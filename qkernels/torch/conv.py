@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 import qkernels
+from qkernels.activations import check_activation
 from qkernels.tensor import QTensor
 from qkernels.torch import ops, weights
 from qkernels.torch.modules import QWeight
@@ -31,7 +32,7 @@ class QConv2d(QWeight):
     ) -> None:  # fmt: skip
         super().__init__((out_channels, in_channels // groups, *kernel_size), dtype, None, scale_dtype, device)
         self.stride, self.padding, self.dilation = list(stride), list(padding), list(dilation)
-        self.groups, self.activation = groups, activation
+        self.groups, self.activation = groups, check_activation(activation, "QConv2d")
         if bias:
             self.bias = torch.zeros(out_channels, dtype=torch.float32, device=device)
 
@@ -69,19 +70,16 @@ class QConv2d(QWeight):
         )  # fmt: skip
         return made.to(module.weight.device).train(module.training)
 
-    def _pack(self) -> Any:
-        return weights.pack_conv(self.parts, self.weight_shape[-1], self.dtype, self.groups)
-
     def forward(self, x: Any) -> Any:
         where = self.stride, self.padding, self.dilation
         if torch.compiler.is_compiling() or not ops.eager(x):
             stride, padding, dilation = where
             return torch.ops.qkernels.conv2d(
-                x, *self.parts, self.bias, stride=stride, padding=padding, dilation=dilation, groups=self.groups,
+                x, *self._parts(), self.bias, stride=stride, padding=padding, dilation=dilation, groups=self.groups,
                 width=self.weight_shape[-1], dtype=self.dtype, x_scale=self.input_scale,
                 x_zero_point=self.input_zero_point, **self._finish(),
             )  # fmt: skip
-        packed = self._memo.of(self.parts, self._pack)
+        packed = self._memo.of(self._parts(), weights.pack_conv, self.weight_shape[-1], self.dtype, self.groups)
         finish = {**ops.FINISH, **self._finish()}
         return ops.conv2d(
             x, packed, self.bias, *where, self.groups, self.input_scale, self.input_zero_point, finish

@@ -1,23 +1,23 @@
-"""QLinear, QEmbedding: layers whose weights are codes with scales, kept as buffers."""
+"""QLinear, QEmbedding: layers whose weights are codes with scales, kept as buffers. QLookup: functions of codes."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 
 import qkernels
-from qkernels.dtypes import CODE_TYPES, SCALE_TYPES, container, known
+from qkernels.activations import check_activation
+from qkernels.dtypes import CODE_TYPES, SCALE_TYPES, container, known, limits, name_of
 from qkernels.scales import grain_of
 from qkernels.tensor import QTensor
 from qkernels.torch import ops, weights
 from qkernels.torch.weights import Memo, Parts
 
 # Buffers that need not be there. A state dict that has one brings it along.
-OPTIONAL = (
-    "weight_zero_point", "weight_factors", "bias", "input_scale", "input_zero_point", "output_scale",
-    "output_zero_point",
-)  # fmt: skip
+RANGES = "input_scale", "input_zero_point", "output_scale", "output_zero_point"
+OPTIONAL = ("weight_zero_point", "weight_factors", "bias", *RANGES)
 
 
 class QWeight(torch.nn.Module):  # type: ignore[misc]
@@ -45,20 +45,20 @@ class QWeight(torch.nn.Module):  # type: ignore[misc]
         self.register_buffer("weight_scale", scale)
         for name in OPTIONAL:
             self.register_buffer(name, None)
-        self._memo = Memo()
+        self._memo, self._ranges = Memo(), Memo()
 
     def _take(self, q: QTensor, bias: Any) -> None:
         parts = weights.parts_of(q)
         self.weight, self.weight_scale, self.weight_zero_point, self.weight_factors = parts
         self.bias = None if bias is None else bias.detach().to(torch.float32, copy=True)
 
-    @property
-    def parts(self) -> Parts:
-        return Parts(self.weight, self.weight_scale, self.weight_zero_point, self.weight_factors)
+    def _parts(self) -> Parts:
+        kept = self._buffers  # attributes of a module take five times as long
+        return Parts(kept["weight"], kept["weight_scale"], kept["weight_zero_point"], kept["weight_factors"])
 
     def qtensor(self) -> QTensor:
         """The weight as a QTensor, a copy."""
-        return weights.qtensor_of(self.parts, self.weight_shape, self.dtype, self.group_size)
+        return weights.qtensor_of(self._parts(), self.weight_shape, self.dtype, self.group_size)
 
     def dequantize(self, dtype: Any = torch.float32) -> Any:
         """The weight as floats, a new tensor."""
@@ -101,12 +101,12 @@ class QWeight(torch.nn.Module):  # type: ignore[misc]
 
     def _finish(self) -> dict[str, Any]:
         """What the operators take beside a weight and an input."""
-        wanted = {"activation": None, "clamp": None, "out_scale": self.output_scale}
+        wanted: dict[str, Any] = {"activation": None, "clamp": None}
         if isinstance(self.activation, str):
             wanted["activation"] = self.activation
         elif self.activation is not None:
             wanted["clamp"] = list(self.activation)
-        return {**wanted, "out_zero_point": self.output_zero_point}
+        return {**wanted, "out_scale": self.output_scale, "out_zero_point": self.output_zero_point}
 
     def _described(self) -> str:
         said = [f"dtype={self.dtype}"]
@@ -126,28 +126,33 @@ class QLinear(QWeight):
     group_size  scales also change every group_size along in_features
     activation  as of `qkernels.linear`
     compute     "int8": exact integers. "float32", "bfloat16": x stays as it is, for weights in 4 bits (A11)
+    out_dtype   torch.float32, float16 or bfloat16; None: x's type, float32 of codes. With an output_scale the result is
+                codes
 
-    The result has x's type; with an output_scale it is codes. There is no gradient.
+    There is no gradient.
     """
 
     def __init__(
         self, in_features: int, out_features: int, bias: bool = True, *, dtype: Any = "int8",
         group_size: int | None = None, scale_dtype: Any = "float32", activation: Any = None, compute: str = "int8",
-        device: Any = None,
+        out_dtype: Any = None, device: Any = None,
     ) -> None:  # fmt: skip
         super().__init__((out_features, in_features), dtype, group_size, scale_dtype, device)
         self.in_features, self.out_features = in_features, out_features
-        self.activation, self.compute = activation, compute
+        self.activation, self.compute, self.out_dtype = check_activation(activation, "QLinear"), compute, out_dtype
         if bias:
             self.bias = torch.zeros(out_features, dtype=torch.float32, device=device)
 
     @classmethod
-    def from_qtensor(cls, q: QTensor, bias: Any = None, *, activation: Any = None, compute: str = "int8") -> QLinear:
+    def from_qtensor(
+        cls, q: QTensor, bias: Any = None, *, activation: Any = None, compute: str = "int8", out_dtype: Any = None
+    ) -> QLinear:
         """Of a weight (n, k) that is quantized already."""
         n, k = q.shape
         made = cls(
-            k, n, False, dtype=q.dtype, group_size=q.group_size, activation=activation, compute=compute, device="meta"
-        )
+            k, n, False, dtype=q.dtype, group_size=q.group_size, activation=activation, compute=compute,
+            out_dtype=out_dtype, device="meta",
+        )  # fmt: skip
         made._take(q, bias)
         return made
 
@@ -155,27 +160,42 @@ class QLinear(QWeight):
     def from_float(
         cls, module: Any, *, dtype: Any = "int8", group_size: int | None = None, scale_dtype: Any = "float32",
         symmetric: bool = True, two_level: bool = False, activation: Any = None, compute: str = "int8",
+        out_dtype: Any = None,
     ) -> QLinear:  # fmt: skip
         """Of a torch.nn.Linear, its weight rounded to the nearest code (A7)."""
         q = qkernels.quantize(
             module.weight.detach().cpu(), dtype=dtype, axis=0, group_size=group_size, symmetric=symmetric,
             scale_dtype=scale_dtype, two_level=two_level,
         )  # fmt: skip
-        made = cls.from_qtensor(q, module.bias, activation=activation, compute=compute)
+        made = cls.from_qtensor(q, module.bias, activation=activation, compute=compute, out_dtype=out_dtype)
         return made.to(module.weight.device).train(module.training)
 
-    def _pack(self) -> Any:
-        return weights.pack_linear(self.parts, self.in_features, self.dtype, self.group_size)
-
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Any, residual: Any = None) -> Any:
+        """residual: of the result's shape, floats, added before the activation."""
+        parts = self._parts()
         if torch.compiler.is_compiling() or not ops.eager(x):
             return torch.ops.qkernels.linear(
-                x, *self.parts, self.bias, dtype=self.dtype, group_size=self.group_size, x_scale=self.input_scale,
-                x_zero_point=self.input_zero_point, compute=self.compute, **self._finish(),
+                x, *parts, self.bias, dtype=self.dtype, group_size=self.group_size, x_scale=self.input_scale,
+                x_zero_point=self.input_zero_point, compute=self.compute, residual=residual,
+                out_dtype=self._out_name(), **self._finish(),
             )  # fmt: skip
-        packed = self._memo.of(self.parts, self._pack)
-        finish = {**ops.FINISH, **self._finish()}
+        packed = self._memo.of(parts, weights.pack_linear, self.in_features, self.dtype, self.group_size)
+        buffers = self._buffers
+        if buffers["input_scale"] is None and buffers["output_scale"] is None and self.compute == "int8":
+            y = ops.short_linear(x, packed, buffers["bias"], self.activation, residual, self.out_dtype or x.dtype)
+            if y is not None:
+                return y
+        elif buffers["input_scale"] is not None and residual is None and self.compute == "int8":
+            by = self._ranges.of(tuple(buffers[name] for name in RANGES), ops.Static.of)
+            to = self.out_dtype or (x.dtype if x.is_floating_point() else torch.float32)
+            y = ops.short_static_linear(x, packed, buffers["bias"], self.activation, by, to)
+            if y is not None:
+                return y
+        finish = {**ops.FINISH, **self._finish(), "residual": residual, "out_dtype": self._out_name()}
         return ops.linear(x, packed, self.bias, self.input_scale, self.input_zero_point, self.compute, finish)
+
+    def _out_name(self) -> str | None:
+        return None if self.out_dtype is None else name_of(self.out_dtype)
 
     def extra_repr(self) -> str:
         bias = self.bias is not None
@@ -245,3 +265,24 @@ def _unpacked(data: Any, length: int, dtype: str) -> Any:
     shifts = torch.arange(per_byte, device=data.device, dtype=torch.uint8) * bits
     codes = ((data.unsqueeze(-1) >> shifts) & mask).flatten(-2)[..., :length].to(torch.int8)
     return codes if dtype.startswith("u") else codes - ((codes >> (bits - 1)) << bits)
+
+
+class QLookup(torch.nn.Module):  # type: ignore[misc]
+    """Any function of codes, by a table of 256                                                       arithmetic.md A15
+
+    function    a name or a function of a float32 array, as `qkernels.lookup` takes it
+    in_scale, in_zero_point, out_scale, out_zero_point   numbers; dtype: "int8" or "uint8", of both codes
+    """
+
+    def __init__(
+        self, function: Any, in_scale: float, in_zero_point: int, out_scale: float, out_zero_point: int, *,
+        dtype: str = "int8",
+    ) -> None:  # fmt: skip
+        super().__init__()
+        low, high = limits(dtype)
+        codes = QTensor(np.arange(low, high + 1).astype(dtype), in_scale, in_zero_point)
+        table = qkernels.lookup(codes, function, out_scale, out_zero_point).codes()
+        self.register_buffer("table", torch.from_numpy(table.copy()))
+
+    def forward(self, codes: Any) -> Any:
+        return torch.ops.qkernels.lookup(codes, self.table)

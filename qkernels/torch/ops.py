@@ -8,13 +8,16 @@ first use and found again by the tensor of its codes; writing to it (`copy_`, `l
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 import qkernels
+from qkernels import activations
 from qkernels.arrays import float_name
 from qkernels.dtypes import container
+from qkernels.ops.linear import of_codes, of_tensors
 from qkernels.scales import Grain
 from qkernels.tensor import QTensor
 from qkernels.torch import weights
@@ -36,12 +39,14 @@ SCHEMAS = {
     "quantize": f"(Tensor x, Tensor scale, Tensor? zero_point=None, *, {_GRAIN}) -> Tensor",
     "dequantize": f"(Tensor codes, Tensor scale, Tensor? zero_point=None, *, {_GRAIN}, str out_dtype='float32') "
     "-> Tensor",
+    "lookup": "(Tensor codes, Tensor table) -> Tensor",
     "linear": f"({_WEIGHT}, Tensor? bias=None, *, str dtype='int8', int? group_size=None, {_INPUT}, "
     f"str compute='int8', {_FINISH}) -> Tensor",
     "conv2d": f"({_WEIGHT}, Tensor? bias=None, *, int[] stride, int[] padding, int[] dilation, int groups=1, "
     f"int width=0, str dtype='int8', {_INPUT}, {_FINISH}) -> Tensor",
 }
 
+_ONE = np.ones((), np.float32)
 _linears, _convs = weights.Memos(weights.pack_linear), weights.Memos(weights.pack_conv)
 
 
@@ -117,7 +122,66 @@ def as_tensor(y: Any) -> Any:
 
 def eager(x: Any) -> bool:
     """May a module compute at once, around the dispatcher? Not where somebody traces or transforms what is called."""
-    return type(x) is torch.Tensor and not torch._C._len_torch_dispatch_stack() and not torch._C._is_tracing()
+    return (
+        type(x) is torch.Tensor
+        and not torch._C._len_torch_dispatch_stack()
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and not torch._C._is_tracing()
+    )
+
+
+# activation → what ops.linear.of_tensors takes. Another clamp is that itself.
+_SHORT: dict[Any, Any] = {
+    None: None,
+    **activations.CLAMPS,
+    **{name: 1 + i for i, name in enumerate(activations.CURVES)},
+}
+_NAMES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
+
+
+def short_linear(x: Any, packed: Any, bias: Any, activation: Any, residual: Any, dtype: Any) -> Any:
+    """linear(x, …) of float tensors as modules call it all the time; or None, "the long way"."""
+    name = _NAMES.get(dtype)
+    if packed._handle is None or name is None or x.dtype not in _NAMES:
+        return None
+    if x.dtype is not torch.float32:
+        x = x.float()
+    if residual is not None and residual.dtype is not torch.float32:
+        residual = residual.float()
+    return of_tensors(x, packed._handle, bias, _SHORT.get(activation, activation), residual, name)
+
+
+class Static(NamedTuple):
+    """Scales and zero points of a layer's inputs and outputs, as numbers."""
+
+    scale: Any  # float32 (), NumPy
+    zero: int
+    dtype: str
+    out_scale: float | None
+    out_zero: int
+
+    @classmethod
+    def of(cls, scale: Any, zero: Any, out_scale: Any, out_zero: Any) -> Static:
+        kept = np.array(number(scale, "linear", "x_scale"), np.float32)
+        to = number(out_scale, "linear", "out_scale")
+        zeros = [number(zero, "linear", "x_zero_point") or 0, number(out_zero, "linear", "out_zero_point") or 0]
+        return cls(kept, zeros[0], "uint8" if getattr(zero, "dtype", None) is torch.uint8 else "int8", to, zeros[1])
+
+
+def short_static_linear(x: Any, packed: Any, bias: Any, activation: Any, by: Static, dtype: Any) -> Any:
+    """linear(x, …) of codes, or of floats that become codes in one scale, on the CPU; or None, "the long way"."""
+    if packed._handle is None or not (by.out_scale is not None or dtype is torch.float32) or x.device.type != "cpu":
+        return None
+    if x.dtype is torch.float32:
+        codes = qkernels.quantize(x.detach().numpy(), by.scale, by.zero, dtype=by.dtype)._data
+    elif float_name(x) == by.dtype:
+        codes = x.numpy()
+    else:
+        return None
+    clamp = _SHORT.get(activation, activation)
+    floats = None if bias is None else bias.numpy()
+    y = of_codes(codes, packed._handle, floats, clamp, None, by.scale, by.zero, by.out_scale, by.out_zero)
+    return None if y is None else torch.from_numpy(y)
 
 
 # ---------------------------------------------------------------- what they compute
@@ -144,11 +208,26 @@ def _dequantize(
     return q.dequantize(out_dtype).to(codes.device)
 
 
+def _lookup(codes: Any, table: Any) -> Any:
+    """table[code], the lowest code's entry first."""
+    x = QTensor._of_codes(
+        codes.detach().numpy(), _ONE, 0, float_name(codes), Grain(codes.shape), "float32", None, "torch"
+    )
+    return as_tensor(qkernels.lookup(x, table.numpy()))
+
+
 def _linear(
     x: Any, weight: Any, weight_scale: Any, weight_zero_point: Any = None, weight_factors: Any = None, bias: Any = None,
     *, dtype: Any, group_size: Any, x_scale: Any, x_zero_point: Any, compute: Any, **finish: Any,
 ) -> Any:  # fmt: skip
     packed = _linears.of(Parts(weight, weight_scale, weight_zero_point, weight_factors), x.shape[-1], dtype, group_size)
+    if x_scale is None and finish["out_scale"] is None and finish["residual_scale"] is None and compute == "int8":
+        clamp, named = finish["clamp"], finish["activation"]
+        to = x.dtype if finish["out_dtype"] is None else getattr(torch, finish["out_dtype"])
+        if clamp is None or named is None:
+            y = short_linear(x, packed, bias, named if clamp is None else tuple(clamp), finish["residual"], to)
+            if y is not None:
+                return y
     return linear(x, packed, bias, x_scale, x_zero_point, compute, finish)
 
 
@@ -225,6 +304,10 @@ def _dequantize_shape(codes: Any, scale: Any, zero_point: Any = None, *, out_dty
     return codes.new_empty(codes.shape, dtype=getattr(torch, out_dtype))
 
 
+def _lookup_shape(codes: Any, table: Any) -> Any:
+    return torch.empty_like(codes, memory_format=torch.contiguous_format)
+
+
 def _linear_shape(
     x: Any, weight: Any, *parts: Any, out_scale: Any, out_zero_point: Any, out_dtype: Any, **rest: Any
 ) -> Any:
@@ -254,6 +337,7 @@ _RUN: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "quantize": (_quantize, _quantize_shape),
     "dequantize": (_dequantize, _dequantize_shape),
     "linear": (_linear, _linear_shape),
+    "lookup": (_lookup, _lookup_shape),
     "conv2d": (_conv2d, _conv2d_shape),
 }
 FINISH: dict[str, Any] = dict.fromkeys(

@@ -26,12 +26,16 @@ class Parts(NamedTuple):
     factors: Any = None
 
 
+def _host(tensor: Any) -> Any:
+    return None if tensor is None else tensor.detach().cpu()
+
+
 def qtensor_of(parts: Parts, shape: tuple[int, ...], dtype: str, group_size: int | None) -> QTensor:
     """The QTensor that these tensors are. Its memory is its own: tensors may change.
 
     Raises  ValueError shapes, scales, zero points (as QTensor itself) · TypeError data's type.
     """
-    data, scale, zero, factors = (v if v is None else v.detach().cpu() for v in parts)
+    data, scale, zero, factors = map(_host, parts)
     axis = 0 if scale.ndim else None
     q = QTensor.from_packed(
         data, shape, scale, 0 if zero is None else zero, dtype=dtype, axis=axis, group_size=group_size
@@ -67,7 +71,10 @@ def data_shape(shape: tuple[int, ...], dtype: str) -> tuple[int, ...]:
 
 def state_of(tensors: Tensors) -> Tensors:
     """What is equal while the tensors are the same and nobody wrote to them (but through `.data`)."""
-    return tuple(t if t is None else (t.data_ptr(), -1 if t.is_inference() else t._version) for t in tensors)
+    try:
+        return tuple([None if t is None else (t.data_ptr(), t._version) for t in tensors])
+    except RuntimeError:  # made in inference_mode: nobody counts what is written to them
+        return tuple([None if t is None else t.data_ptr() for t in tensors])
 
 
 class Memo:
@@ -79,10 +86,11 @@ class Memo:
         self.state: Any = None
         self.made: Any = None
 
-    def of(self, tensors: Tensors, make: Callable[[], Any]) -> Any:
+    def of(self, tensors: Tensors, make: Callable[..., Any], *how: Any) -> Any:
+        """make(*tensors, *how)"""
         state = state_of(tensors)
         if state != self.state:
-            self.made, self.state = make(), state
+            self.made, self.state = make(*tensors, *how), state
         return self.made
 
     def __deepcopy__(self, _: Any) -> Memo:
@@ -106,15 +114,18 @@ class Memos:
         memos = self._memos.get(parts.data)
         if memos is None:
             memos = self._memos[parts.data] = {}
-        return memos.setdefault(how, Memo()).of(tuple(parts), lambda: self._make(parts, *how))
+        return memos.setdefault(how, Memo()).of(parts, self._make, *how)
 
 
-def pack_linear(parts: Parts, k: int, dtype: str, group_size: int | None) -> Any:
-    return qkernels.pack_linear(qtensor_of(parts, (parts.data.shape[0], k), dtype, group_size))
+def pack_linear(
+    data: Any, scale: Any, zero_point: Any, factors: Any, k: int, dtype: str, group_size: int | None
+) -> Any:
+    parts = Parts(data, scale, zero_point, factors)
+    return qkernels.pack_linear(qtensor_of(parts, (data.shape[0], k), dtype, group_size))
 
 
-def pack_conv(parts: Parts, width: int, dtype: str, groups: int) -> Any:
+def pack_conv(data: Any, scale: Any, zero_point: Any, factors: Any, width: int, dtype: str, groups: int) -> Any:
     """(out, in/groups, h, w) as kernels for channels last read it. width: of the filters, which packed codes hide."""
-    q = qtensor_of(parts, (*parts.data.shape[:-1], width), dtype, None)
+    q = qtensor_of(Parts(data, scale, zero_point, factors), (*data.shape[:-1], width), dtype, None)
     turned = QTensor(q.codes().transpose(0, 2, 3, 1), q.scale, q.zero_point, dtype=dtype, axis=q.axis)
     return qkernels.pack_conv(turned, layout="NHWC", groups=groups)

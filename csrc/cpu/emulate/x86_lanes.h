@@ -11,6 +11,8 @@ using __m256d = Floats<32, double>;
 using __m512d = Floats<64, double>;
 using __mmask8 = uint8_t;
 using __mmask16 = uint16_t;
+using __mmask32 = uint32_t;
+using __mmask64 = uint64_t;
 
 // ---------------------------------------------------------------- lane by lane
 
@@ -53,7 +55,7 @@ R convert(const S& x, Op op) {
 
 // Reads or writes the lanes of a mask and nothing else.
 template <class R, class T>
-R masked_load(unsigned mask, const T* p) {
+R masked_load(uint64_t mask, const T* p) {
   R z;
   for (int i = 0; i < int(sizeof(R) / sizeof(T)); ++i) {
     T value = 0;
@@ -64,7 +66,7 @@ R masked_load(unsigned mask, const T* p) {
 }
 
 template <class T, class R>
-void masked_store(void* p, unsigned mask, const R& x) {
+void masked_store(void* p, uint64_t mask, const R& x) {
   for (int i = 0; i < int(sizeof(R) / sizeof(T)); ++i) {
     const T value = x.template at<T>(i);
     if (mask >> i & 1) memcpy(static_cast<T*>(p) + i, &value, sizeof(T));
@@ -194,6 +196,14 @@ QK_OF(__m256i, _mm256_adds_epi16, (__m256i x, __m256i y),
       map2<int16_t>(x, y, [](int a, int b) { return saturated<int16_t>(a + b); }))
 QK_OF(__m512i, _mm512_adds_epi16, (__m512i x, __m512i y),
       map2<int16_t>(x, y, [](int a, int b) { return saturated<int16_t>(a + b); }))
+QK_OF(__m256i, _mm256_max_epi8, (__m256i x, __m256i y),
+      (map2<int8_t>(x, y, [](int a, int b) { return a > b ? a : b; })))
+QK_OF(__m256i, _mm256_max_epu8, (__m256i x, __m256i y),
+      (map2<uint8_t>(x, y, [](int a, int b) { return a > b ? a : b; })))
+QK_OF(__m512i, _mm512_max_epi8, (__m512i x, __m512i y),
+      (map2<int8_t>(x, y, [](int a, int b) { return a > b ? a : b; })))
+QK_OF(__m512i, _mm512_max_epu8, (__m512i x, __m512i y),
+      (map2<uint8_t>(x, y, [](int a, int b) { return a > b ? a : b; })))
 QK_OF(__m256i, _mm256_set1_epi16, (short x), all<__m256i>(int16_t(x)))
 QK_OF(__m512i, _mm512_set1_epi16, (short x), all<__m512i>(int16_t(x)))
 QK_OF(__m256, _mm256_set1_ps, (float x), all<__m256>(x))
@@ -257,6 +267,20 @@ QK_OF(__m512i, _mm512_packus_epi16, (__m512i x, __m512i y), (packed<int16_t, uin
 QK_OF(__m256i, _mm256_permutevar8x32_epi32, (__m256i x, __m256i index), permuted<uint32_t>(x, index))
 QK_OF(__m512i, _mm512_permutexvar_epi32, (__m512i index, __m512i x), permuted<uint32_t>(x, index))
 
+[[maybe_unused]] __m256 _mm256_i32gather_ps(const float* table, __m256i at, int scale) {
+  __m256 z;
+  for (int i = 0; i < 8; ++i) z.set(i, table[at.at<int32_t>(i) * scale / 4]);
+  return z;
+}
+[[maybe_unused]] __m512 _mm512_permutex2var_ps(__m512 x, __m512i at, __m512 y) {
+  __m512 z;
+  for (int i = 0; i < 16; ++i) {
+    const int32_t j = at.at<int32_t>(i);
+    z.set(i, (j & 16 ? y : x).at<float>(j & 15));
+  }
+  return z;
+}
+
 template <class R>
 R blended(R x, const R& y, unsigned mask) {
   for (int i = 0; i < int(sizeof(R)) / 4; ++i)
@@ -278,6 +302,8 @@ QK_OF(__m512d, _mm512_maskz_loadu_pd, (__mmask8 mask, const double* p), (masked_
 QK_OF(__m512i, _mm512_maskz_loadu_epi32, (__mmask16 mask, const int32_t* p), (masked_load<__m512i>(mask, p)))
 QK_OF(__m128i, _mm_maskz_loadu_epi8, (__mmask16 mask, const void* p),
       (masked_load<__m128i>(mask, static_cast<const uint8_t*>(p))))
+QK_OF(__m512i, _mm512_maskz_loadu_epi8, (__mmask64 mask, const void* p),
+      (masked_load<__m512i>(mask, static_cast<const uint8_t*>(p))))
 QK_OF(__m256i, _mm256_maskz_loadu_epi16, (__mmask16 mask, const void* p),
       (masked_load<__m256i>(mask, static_cast<const uint16_t*>(p))))
 
@@ -286,6 +312,7 @@ QK_OF(void, _mm512_storeu_ps, (float* p, __m512 x), masked_store<float>(p, 0xFFF
 QK_OF(void, _mm256_maskstore_ps, (float* p, __m256i mask, __m256 x), masked_store<float>(p, top_bits(mask), x))
 QK_OF(void, _mm512_mask_storeu_ps, (float* p, __mmask16 mask, __m512 x), masked_store<float>(p, mask, x))
 QK_OF(void, _mm_mask_storeu_epi8, (void* p, __mmask16 mask, __m128i x), masked_store<uint8_t>(p, mask, x))
+QK_OF(void, _mm256_mask_storeu_epi8, (void* p, __mmask32 mask, __m256i x), masked_store<uint8_t>(p, mask, x))
 QK_OF(void, _mm256_mask_storeu_epi16, (void* p, __mmask16 mask, __m256i x), masked_store<uint16_t>(p, mask, x))
 
 // Streaming stores fault where they are not aligned.
