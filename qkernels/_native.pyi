@@ -20,9 +20,9 @@ def conv(row: typing.SupportsInt | typing.SupportsIndex, x: numpy.ndarray, data:
     """
     Kernel.run of op "conv" on one row. threads as of gemm.
     """
-def conv_again(ready: typing_extensions.CapsuleType, x: numpy.ndarray, out: numpy.ndarray) -> None:
+def conv_again(ready: typing_extensions.CapsuleType, x: numpy.ndarray, out: numpy.ndarray, residual: typing.Any = None) -> None:
     """
-    The same convolution of another image, C contiguous, into another result.
+    The same convolution of another image, C contiguous, into another result; of another residual if it had one.
     """
 def conv_ready(is_depthwise: bool, row: typing.SupportsInt | typing.SupportsIndex, x: numpy.ndarray, data: numpy.ndarray, sums: numpy.ndarray, matrices: typing.SupportsInt | typing.SupportsIndex, w_signed: bool, geometry: tuple, out: numpy.ndarray, x_zero: typing.SupportsInt | typing.SupportsIndex, epilogue: tuple) -> typing_extensions.CapsuleType:
     """
