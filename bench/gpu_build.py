@@ -14,7 +14,11 @@ from types import ModuleType
 
 ROOT = pathlib.Path(__file__).parent.parent
 CUDA = ROOT / "csrc" / "cuda"
-FAMILIES = {"gemm_sm75": 75, "gemm_sm80": 80, "gemm_sm90a": 90, "general": 75, "rows": 75, "device": 75}
+FAMILIES = {
+    "gemm_sm75": 75, "gemm_sm80": 80, "gemm_sm90a": 90, "general": 75, "halves_sm80": 80, "codes_sm80": 80,
+    "conv_sm80": 80, "conv_general": 75, "weights": 75, "weight_rows": 75, "rows": 75, "device": 75,
+}  # fmt: skip
+BINDINGS = ("bindings", "bind_conv", "bind_weights")
 
 
 def headers() -> list[str]:
@@ -57,12 +61,12 @@ def build_cuda(arch: int, folder: pathlib.Path) -> pathlib.Path:
         [nvcc(), *flags, code_of(name, arch), str(CUDA / f"{name}.cu"), "-o", str(folder / f"{name}.o")]
         for name in FAMILIES
     ]
-    door = ["g++", "-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", *headers(), "-c", str(CUDA / "bindings.cpp")]
-    jobs.append([*door, "-o", str(folder / "bindings.o")])
+    door = ["g++", "-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", *headers(), "-c"]
+    jobs += [[*door, str(CUDA / f"{name}.cpp"), "-o", str(folder / f"{name}.o")] for name in BINDINGS]
     with ThreadPoolExecutor() as pool:
         list(pool.map(run, jobs))
     module = folder / f"_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
-    objects = [str(folder / f"{name}.o") for name in (*FAMILIES, "bindings")]
+    objects = [str(folder / f"{name}.o") for name in (*FAMILIES, *BINDINGS)]
     run([nvcc(), "-shared", "-cudart=static", *objects, "-o", str(module)])
     return module
 
@@ -71,7 +75,7 @@ def build_emulated(folder: pathlib.Path) -> pathlib.Path:
     folder.mkdir(parents=True, exist_ok=True)
     module = folder / f"_cuda_emulated{sysconfig.get_config_var('EXT_SUFFIX')}"
     flags = ["-std=c++17", "-O1", "-ftree-vectorize", "-fPIC", "-shared", "-fvisibility=hidden", "-ffp-contract=off"]
-    sources = [str(CUDA / "bindings.cpp"), str(CUDA / "emulated.cpp")]
+    sources = [str(CUDA / f"{name}.cpp") for name in (*BINDINGS, "emulated")]
     run(["g++", *flags, "-DQK_CUDA_EMULATED", *headers(), *sources, "-o", str(module)])
     return module
 

@@ -7,8 +7,11 @@ together they are larger than the L2 cache.
 from __future__ import annotations
 
 import statistics
+import sys
 from collections.abc import Callable
 from typing import Any
+
+import gpu_families
 
 L2_BYTES = 128 << 20
 SHAPES = (
@@ -88,6 +91,7 @@ def table(torch: Any) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = [{"what": "copy", "bytes_us": rate}]
     rows += [product_row(torch, *shape) for shape in SHAPES]
     rows += elementwise_rows(torch)
+    rows += gpu_families.table(torch, sys.modules[__name__])
     for row in rows:
         row["of_copy"] = row["bytes_us"] / rate
     return rows

@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import typing
 import typing_extensions
-__all__: list[str] = ['add', 'available_cpus', 'cache_bytes', 'conv', 'conv_again', 'conv_ready', 'depthwise', 'depthwise_rows', 'dequantize', 'dynamic_quantize', 'elementwise_rows', 'emulated', 'fast', 'fast_codes', 'fast_dequantize', 'fast_dynamic', 'fast_linear', 'fast_pair', 'fast_quantize', 'fast_requantize', 'features', 'forget', 'gemm', 'get_num_threads', 'int4_rows', 'linear', 'linear_int4', 'lookup', 'mul', 'pack', 'packed', 'packed_int4', 'packed_linear', 'packed_linear_int4', 'peak', 'pool', 'pool_rows', 'quantize', 'read_memory', 'remember', 'remember_elements', 'remember_linear', 'requantize', 'rows', 'set_num_threads', 'softmax', 'watch']
+__all__: list[str] = ['add', 'available_cpus', 'cache_bytes', 'conv', 'conv_again', 'conv_ready', 'depthwise', 'depthwise_rows', 'dequantize', 'dynamic_quantize', 'elementwise_rows', 'emulated', 'fast', 'fast_codes', 'fast_dequantize', 'fast_dynamic', 'fast_linear', 'fast_pair', 'fast_quantize', 'fast_requantize', 'fast_tensors', 'features', 'forget', 'gemm', 'get_num_threads', 'int4_rows', 'lend_team', 'linear', 'linear_int4', 'lookup', 'mul', 'pack', 'packed', 'packed_int4', 'packed_linear', 'packed_linear_int4', 'peak', 'pool', 'pool_rows', 'quantize', 'read_memory', 'remember', 'remember_elements', 'remember_linear', 'requantize', 'rows', 'set_num_threads', 'softmax', 'topk', 'watch']
 def add(row: typing.SupportsInt | typing.SupportsIndex, a: typing.Any, b: typing.Any, a_ratio: typing.SupportsFloat | typing.SupportsIndex, b_ratio: typing.SupportsFloat | typing.SupportsIndex, offset: typing.SupportsFloat | typing.SupportsIndex, out: typing.Any, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
     Kernel.run of one row of add. threads as of gemm.
@@ -21,9 +21,9 @@ def conv(row: typing.SupportsInt | typing.SupportsIndex, x: numpy.ndarray, data:
     """
     Kernel.run of op "conv" on one row. threads as of gemm.
     """
-def conv_again(ready: typing_extensions.CapsuleType, x: numpy.ndarray, out: numpy.ndarray) -> None:
+def conv_again(ready: typing_extensions.CapsuleType, x: numpy.ndarray, out: numpy.ndarray, residual: typing.Any = None) -> None:
     """
-    The same convolution of another image, C contiguous, into another result.
+    The same convolution of another image, C contiguous, into another result; of another residual if it had one.
     """
 def conv_ready(is_depthwise: bool, row: typing.SupportsInt | typing.SupportsIndex, x: numpy.ndarray, data: numpy.ndarray, sums: numpy.ndarray, matrices: typing.SupportsInt | typing.SupportsIndex, w_signed: bool, geometry: tuple, out: numpy.ndarray, x_zero: typing.SupportsInt | typing.SupportsIndex, epilogue: tuple) -> typing_extensions.CapsuleType:
     """
@@ -81,6 +81,10 @@ def fast_requantize(*args, **kwargs):
     """
     fast_requantize(acc, scale, zero, dtype, axes, bias, rounding, out) → codes, or None where Python must decide.
     """
+def fast_tensors(*args, **kwargs):
+    """
+    fast_tensors(x, packed, bias, activation, residual, type) → a tensor, or None where Python must decide.
+    """
 def features() -> dict:
     """
     CPU features that kernels ask for, found or not.
@@ -98,6 +102,10 @@ def get_num_threads() -> int:
 def int4_rows() -> list:
     """
     Every kernel of 4- and 2-bit weights, as data.
+    """
+def lend_team(run: typing.SupportsInt | typing.SupportsIndex, number: typing.SupportsInt | typing.SupportsIndex, size: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    Addresses of GOMP_parallel, omp_get_thread_num and omp_get_num_threads: work on those threads. 0: on our own.
     """
 def linear(row: typing.SupportsInt | typing.SupportsIndex, a: numpy.ndarray, w: typing.Any, out: numpy.ndarray, epilogue: tuple, threads: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
     """
@@ -182,6 +190,10 @@ def set_num_threads(n: typing.SupportsInt | typing.SupportsIndex) -> None:
 def softmax(row: typing.SupportsInt | typing.SupportsIndex, x: typing.Any, table: typing.Any, factor: typing.SupportsFloat | typing.SupportsIndex, zero: typing.SupportsInt | typing.SupportsIndex, out: typing.Any, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
     Kernel.run of one row of softmax. threads as of gemm.
+    """
+def topk(row: typing.SupportsInt | typing.SupportsIndex, corpus: numpy.ndarray, queries: numpy.ndarray, scores: numpy.ndarray, indices: numpy.ndarray, distance: bool, threads: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
+    """
+    Kernel.run of op topk, on one row. threads as of gemm.
     """
 def watch(*args, **kwargs):
     """

@@ -151,7 +151,7 @@ def forget(*arguments: Any) -> None:
         native._native.forget()
     for argument in arguments:
         for weight in (argument, getattr(argument, "_packed", None)):
-            if hasattr(weight, "_handle"):
+            if weight is not None and hasattr(weight, "_handle"):
                 weight._handle = None
 
 
@@ -233,6 +233,10 @@ def pack_weights(b: Any) -> Any:
 
 # What ops ask of the GPU's backend beside a kernel's run: where operands lie, and an epilogue of the op's own.
 lies_well, pack_on_device, fused_on_device = cuda.lies_well, cuda.pack, cuda.run_fused
+# Its packed weights: their arrays there, the name of their layout.
+DeviceBlocks, layout_on_device = cuda.DeviceBlocks, cuda.layout_on_device
+# Its convolutions.
+Filters, arrange_filters, pointwise_on_device = cuda.Filters, cuda.arrange_filters, cuda.run_pointwise
 # And what comes before or after one: scales of ranges, sums of parts of k in 64 bits.
 Found, find_scales_on_device, add_wide_on_device = cuda.Found, cuda.find_scales, cuda.add_wide
 Factor, prepare_on_device, row_sums_on_device = cuda.Factor, cuda.prepare_codes, cuda.row_sums

@@ -223,7 +223,8 @@ class Kernel:
         """Where its arrays lie: as Problem.device, without the number.
 
         GPU kernels take `device.DeviceArray`s: of a product a (batch, m, k) and w (batch, n, k), any strides, out
-        (batch, m, n) with adjacent columns, zero points (batch, m) and (batch, n), adjacent."""
+        (batch, m, n) with adjacent columns, zero points (batch, m) and (batch, n), adjacent. Their ops "linear",
+        "weight_only" and "conv" end in fields(epilogue, 0), which fills the module's Epilogue, in the place of one."""
         return "cuda" if self.isa.startswith("cuda_") or self.isa == "numba_cuda" else ""
 
     def __repr__(self) -> str:

@@ -40,6 +40,7 @@ class Gate(NamedTuple):
 
 FUSED = ("LDG.E.128", "STG.E.128")  # the epilogue's vectors
 ASYNC = ("LDGSTS.E.BYPASS.128", "LDSM.16.M88.4", *FUSED)
+STREAM = ("LDGSTS.E.BYPASS.128", "LDSM.16.M88.4", "LDS.128", "STG.E.128")
 MULTICAST = ("UTMALDG.2D.MULTICAST", "USETMAXREG", "SYNCS", *FUSED)
 RING = ("USETMAXREG", "SYNCS", *FUSED)
 FAMILIES: dict[str, tuple[str, tuple[str, ...], tuple[Gate, ...]]] = {
@@ -61,11 +62,16 @@ FAMILIES: dict[str, tuple[str, tuple[str, ...], tuple[Gate, ...]]] = {
         Gate("span_extremes<kF32>", "ExtremesArgs", 128, "", 0, ("LDG.E.128", "RED.E.MAX")),
         Gate("column_extremes<kF16>", "ExtremesArgs", 128, "", 0, ("LDG.E.128", "RED.E.MAX")),
     )),
+    "weights and convolutions": ("80", ("codes_sm80.h", "conv_sm80.h"), (
+        Gate("halves_sm80<Halves8<4>, qk::ptx::Half::kF16>", "WeightProduct", 128, "HMMA.16816.F32", 17, STREAM),
+        Gate("codes_sm80<Codes128<4>, Sums::kFloats>", "WeightProduct", 255, "IMMA.16832.U8.S8", 6.0, STREAM),
+        Gate("conv_sm80<Wide80, true, true, true>", "Conv", 128, "IMMA.16832.S8.S8", 3.5, ASYNC),
+    )),
     "sm_75": ("75", ("gemm_sm75.h",), (
         Gate("gemm_sm75<true, true>", "Args75", 255, "IMMA.8816.S8.S8", 3.0, ("LDSM.16.M88.4", "STS.128", *FUSED)),
     )),
 }  # fmt: skip
-ORDINARY = ("sm_80", "sm_90a")
+ORDINARY = ("sm_80", "sm_90a", "weights and convolutions")
 
 
 def nvdisasm() -> str | None:
@@ -160,7 +166,8 @@ def faults(gate: Gate, kernels: dict[str, list[list[str]]]) -> list[str]:
     blocks = kernels[mangled[0]]
     ops = collections.Counter(op for block in blocks for op in block)
     said = [f"{gate.kernel} has no {wanted}" for wanted in gate.has if not any(op.startswith(wanted) for op in ops)]
-    said += [f"{gate.kernel} has {op}" for op in ops if re.match(r"LDL|STL|HMMA|BMMA", op)]
+    others = r"LDL|STL|BMMA" if gate.multiply.startswith("HMMA") else r"LDL|STL|HMMA|BMMA"
+    said += [f"{gate.kernel} has {op}" for op in ops if re.match(others, op)]
     if gate.multiply:
         loop = max(blocks, key=lambda block: sum(op.startswith(gate.multiply) for op in block))
         each = len(loop) / sum(op.startswith(gate.multiply) for op in loop)
@@ -170,12 +177,34 @@ def faults(gate: Gate, kernels: dict[str, list[list[str]]]) -> list[str]:
     return said
 
 
+UNPACKING = ("LOP3", "SHF", "HADD2", "HFMA2", "HMMA")
+
+
+def test_few_instructions_a_weight(family: tuple[str, str, str]) -> None:
+    """Of the loop that unpacks weights: what unpacks and multiplies one, addresses' LOP3 included; and all of it."""
+    _, _, code = family
+    found = [blocks for name, blocks in kernels_in(code).items() if "halves_sm80" in name]
+    if not found:
+        pytest.skip("no weights are unpacked to halves here")
+    loops = [block for block in found[0] if any(op.startswith("HMMA") for op in block)]
+    weights = 8 * sum(op.startswith("HMMA") for block in loops for op in block)
+    unpacking = min(sum(op.startswith(UNPACKING) for op in block) for block in loops) * len(loops)
+    assert unpacking / weights <= 1.35
+    assert sum(map(len, loops)) / weights <= 1.95
+
+
 LATER = ("80", "86", "87", "88", "89", "90", "100", "103", "110", "120", "121")
 WHOLE = {
     "gemm_sm75": ("75",),
     "gemm_sm80": LATER,
     "gemm_sm90a": ("90a",),
     "general": ("75", *LATER),
+    "halves_sm80": LATER,
+    "codes_sm80": LATER,
+    "conv_sm80": LATER,
+    "conv_general": ("75", *LATER),
+    "weights": ("75", *LATER),
+    "weight_rows": ("80",),
     "rows": ("80",),
     "device": ("80",),
 }
@@ -185,7 +214,7 @@ WHOLE = {
 @pytest.mark.parametrize(("name", "arch"), [(name, arch) for name, archs in WHOLE.items() for arch in archs])
 def test_whole_families(name: str, arch: str, tmp_path: pathlib.Path) -> None:
     said = compiled(CUDA / f"{name}.cu", arch, tmp_path / "all.cubin")
-    if name not in ("rows", "device"):
+    if name not in ("rows", "weight_rows", "device"):
         check_memory(said)
 
 

@@ -14,12 +14,17 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 
+import cuda_bugs
+import cuda_conv_bugs
+import cuda_weight_bugs
 import pytest
-from cuda_bugs import FAMILIES, TWELVE
+from cuda_bugs import TWELVE
 
 ROOT = pathlib.Path(__file__).parent.parent
 CUDA = ROOT / "csrc" / "cuda"
 GXX = shutil.which("g++")
+FAMILIES = cuda_bugs.FAMILIES | cuda_weight_bugs.FAMILIES | cuda_conv_bugs.FAMILIES
+SOURCES = dict.fromkeys(cuda_weight_bugs.FAMILIES, "cuda_weight_trial.cpp") | {"CONV": "cuda_conv_trial.cpp"}
 SEEDS = range(1, 31)  # a race shows in some
 
 
@@ -46,9 +51,15 @@ class Trials:
         include = sources(family, folder)
         library = folder / "trial.so"
         command = [str(GXX), "-std=c++17", "-O1", "-ftree-vectorize", "-w", "-fPIC", "-shared", "-ffp-contract=off"]
-        command += [f"-DTRIAL_{family}", f'-DFAMILY="{header}"', f"-I{include}", str(ROOT / "tests" / "cuda_trial.cpp")]
+        command += [
+            f"-DTRIAL_{family}",
+            f'-DFAMILY="{header}"',
+            f"-I{include}",
+            str(ROOT / "tests" / SOURCES.get(family, "cuda_trial.cpp")),
+        ]
         subprocess.run([*command, "-o", str(library)], check=True)
         self.library = ctypes.CDLL(str(library))
+        self.shapes = small if family in SOURCES else shapes
 
     def run(self, which: int, m: int, n: int, k: int, splits: int, seed: int) -> tuple[int, str, int]:
         message, conflicts = ctypes.create_string_buffer(400), ctypes.c_long()
@@ -60,6 +71,12 @@ def shapes(seed: int) -> tuple[int, int, int, int]:
     """m, n, k, parts of k: more than one tile, ragged, several rounds of the ring, a short last stage."""
     m, n, k = 70 + 61 * (seed % 3), 60 + 83 * (seed % 4), 500 + 37 * (seed % 7)
     return (m, n, 3 * k if seed % 2 else k, 1)
+
+
+def small(seed: int) -> tuple[int, int, int, int]:
+    """Likewise, of products of few rows."""
+    m, n, k = 5 + 21 * (seed % 3), 40 + 67 * (seed % 3), 180 + 37 * (seed % 7)
+    return (m, n, 8 * k if seed % 2 else k, 1)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -83,7 +100,7 @@ def test_without_a_bug_the_trials_pass(trials: Trials) -> None:
     trials.library.plant(0)
     for seed in SEEDS[:6]:
         for which in range(trials.kernels):
-            assert trials.run(which, *shapes(seed), seed) == (0, "", 0), (which, seed)
+            assert trials.run(which, *trials.shapes(seed), seed) == (0, "", 0), (which, seed)
 
 
 def test_planted_bugs_are_caught(trials: Trials) -> None:
@@ -92,7 +109,7 @@ def test_planted_bugs_are_caught(trials: Trials) -> None:
         for which in range(trials.kernels) if bug.which is None else bug.which:
             seen = []
             for seed in SEEDS:
-                result, _, conflicts = trials.run(which, *shapes(seed), seed)
+                result, _, conflicts = trials.run(which, *trials.shapes(seed), seed)
                 seen.append(result)
                 if (conflicts > 0 and result == 0) if bug.slow else result != 0:
                     break

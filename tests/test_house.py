@@ -23,7 +23,8 @@ LAYERS = (
     {"_native", "_emulated", "_cuda"},
     {
         "activations", "arrays", "bounds", "checks", "conv_weight", "device", "dtypes", "epilogue", "geometry",
-        "indexing", "kernel", "rounding", "scales", "subbyte", "tensor", "verbose", "weight", "weight_groups",
+        "indexing", "kernel", "rounding", "scales", "subbyte", "tensor", "verbose", "weight", "weight_blocks",
+        "weight_groups",
     },
     {"backends"},
     {"dispatch", "hardware", "threads", "tuned"},

@@ -1,9 +1,9 @@
 // Python's door to the GPU kernels. Pointers are integers: arrays belong to their own library, which made them on the
 // device. Checked here is what a kernel would trip over; meaning is checked in Python (qkernels/backends/cuda.py).
 // Built twice: `_cuda` by nvcc with the CUDA runtime, `_cuda_emulated` for a CPU with the emulator.
-#include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "bind.h"
 #include "device.h"
 #include "rows.h"
 #ifdef QK_CUDA_EMULATED
@@ -13,8 +13,6 @@
 #define QK_MODULE _cuda
 #endif
 #define QK_PYBIND11_MODULE(name, variable) PYBIND11_MODULE(name, variable)
-
-namespace py = pybind11;
 
 namespace qk::cuda {
 
@@ -27,44 +25,6 @@ OnDevice::~OnDevice() {}
 #endif
 
 namespace {
-
-void require(bool good, const char* what) {
-  if (!good) throw py::value_error(what);
-}
-
-template <class T>
-struct Is;  // the class and type of a pointer to a member
-template <class C, class M>
-struct Is<M C::*> {
-  using Class = C;
-  using Member = M;
-};
-
-template <auto kMember, class Bound>
-void pointer(Bound& bound, const char* name) {
-  using Class = typename Is<decltype(kMember)>::Class;
-  using Member = typename Is<decltype(kMember)>::Member;
-  bound.def_property(
-      name, [](const Class& self) { return reinterpret_cast<uintptr_t>(self.*kMember); },
-      [](Class& self, uintptr_t value) { self.*kMember = reinterpret_cast<Member>(value); });
-}
-
-template <auto kMember, class Bound>
-void number(Bound& bound, const char* name) {
-  using Class = typename Is<decltype(kMember)>::Class;
-  using Member = typename Is<decltype(kMember)>::Member;
-  if constexpr (std::is_enum_v<Member>)
-    bound.def_property(
-        name, [](const Class& self) { return int(self.*kMember); },
-        [](Class& self, int value) {
-          require(value >= kS32 && value <= kU8, "no such type");
-          self.*kMember = Member(value);
-        });
-  else bound.def_readwrite(name, kMember);
-}
-
-#define QK_POINTER(type, name) pointer<&type::name>(bound, #name)
-#define QK_NUMBER(type, name) number<&type::name>(bound, #name)
 
 void bind_epilogue(py::module_& m) {
   auto bound = py::class_<Epilogue>(m, "Epilogue").def(py::init([] { return Epilogue{}; }));
@@ -368,6 +328,8 @@ QK_PYBIND11_MODULE(QK_MODULE, m) {
   bind_operands(m);
   bind_elementwise(m);
   bind_extremes(m);
+  bind_weights(m);
+  bind_conv(m);
   m.def("rows", &rows, "Every product kernel of this build, as data.");
   m.def(
       "devices",

@@ -319,14 +319,14 @@ QK_DEVICE void finish(const Epilogue& e, int64_t batch, int64_t i, int64_t j, in
 // kSwapped: the tile's rows are columns of the result (weights were the instruction's A operand).
 template <int kV, int kColumns, bool kSwapped>
 QK_DEVICE void store_staged(const Epilogue& e, int batch, Staging<kColumns> staging, int64_t row, int64_t column,
-                            bool vectors) {
+                            bool vectors, int64_t end) {
   constexpr int kAcross = (kSwapped ? 16 : kColumns) / kV, kDown = kSwapped ? kColumns : 16;
   QK_NO_UNROLL
   for (int at = ptx::thread() & 31; at < kAcross * kDown; at += 32) {
     const int down = at / kAcross, across = at % kAcross * kV;
     const int64_t i = (kSwapped ? column : row) + down, j = (kSwapped ? row : column) + across;
-    if (i >= e.m || j >= e.n) continue;
-    if (vectors && j + kV <= e.n) {
+    if (i >= e.m || j >= end) continue;
+    if (vectors && j + kV <= end) {
       int32_t acc[kV];
       if constexpr (kSwapped) {
         QK_UNROLL
@@ -341,23 +341,30 @@ QK_DEVICE void store_staged(const Epilogue& e, int batch, Staging<kColumns> stag
       finish(e, batch, i, j, acc);
     } else {
       QK_NO_UNROLL
-      for (int v = 0; v < kV && j + v < e.n; ++v)
+      for (int v = 0; v < kV && j + v < end; ++v)
         finish_one(e, batch, i, j + v,
                    ptx::load_shared<int32_t>(kSwapped ? staging.at(across + v, down) : staging.at(down, across + v)));
     }
   }
 }
 
-// Every lane of the warp calls it, after its put()s; the staging is free again when it returns.
+// Every lane of the warp calls it, after its put()s; the staging is free again when it returns. Columns of the result from
+// `end` on are somebody else's: groups of a convolution lie side by side.
+template <int kColumns, bool kSwapped = false>
+QK_DEVICE void store_tile(const Epilogue& e, int batch, Staging<kColumns> staging, int64_t row, int64_t column,
+                          int64_t end) {
+  ptx::warp_sync();
+  const bool vectors = in_vectors(e) && (kSwapped ? row : column) % 16 == 0;
+  if (e.output == kS8 || e.output == kU8)
+    store_staged<16, kColumns, kSwapped>(e, batch, staging, row, column, vectors, end);
+  else if (e.output == kF16 || e.output == kBf16)
+    store_staged<8, kColumns, kSwapped>(e, batch, staging, row, column, vectors, end);
+  else store_staged<4, kColumns, kSwapped>(e, batch, staging, row, column, vectors, end);
+  ptx::warp_sync();
+}
 template <int kColumns, bool kSwapped = false>
 QK_DEVICE void store_tile(const Epilogue& e, int batch, Staging<kColumns> staging, int64_t row, int64_t column) {
-  ptx::warp_sync();
-  const bool vectors = in_vectors(e);
-  if (e.output == kS8 || e.output == kU8) store_staged<16, kColumns, kSwapped>(e, batch, staging, row, column, vectors);
-  else if (e.output == kF16 || e.output == kBf16)
-    store_staged<8, kColumns, kSwapped>(e, batch, staging, row, column, vectors);
-  else store_staged<4, kColumns, kSwapped>(e, batch, staging, row, column, vectors);
-  ptx::warp_sync();
+  store_tile<kColumns, kSwapped>(e, batch, staging, row, column, e.n);
 }
 
 }  // namespace qk::cuda

@@ -74,21 +74,15 @@ struct Loader {
   }
 };
 
-template <class Tile, bool kASigned, bool kWSigned>
-QK_KERNEL(Tile::kThreads, 2)
-gemm_sm80(QK_ARGUMENT Args80 args) {
-  const Gemm& g = args.gemm;
+// The product itself, whatever brings its operands: a.load(stage) and w.load(stage) the next step's. `row` and `column` of
+// the result are the tile's first, columns from `end` on are not there.
+template <class Tile, bool kASigned, bool kWSigned, class ALoader, class WLoader>
+QK_DEVICE void multiply_80(ALoader& a, WLoader& w, const Part& part, const Epilogue& epilogue, int batch, int64_t row,
+                           int64_t column, int64_t end) {
   const uint32_t shared = ptx::shared_memory();
   const int lane = ptx::thread() & 31, warp = ptx::thread() >> 5;
   const int warp_row = warp / Tile::kWarpsAcross * Tile::kWarpRows;
   const int warp_column = warp % Tile::kWarpsAcross * Tile::kWarpColumns;
-  const int batch = ptx::block_z() / g.splits;
-  const int64_t row = int64_t(ptx::block_x()) * Tile::kRows, column = int64_t(ptx::block_y()) * Tile::kColumns;
-  const Part part = part_of(g, ptx::block_z() % g.splits, Tile::kStep);
-  Loader<Tile::kRows, Tile::kStep, Tile::kThreads> a(g.a + batch * g.a_batch, g.a_pitch, row, g.m, part.first,
-                                                     part.last);
-  Loader<Tile::kColumns, Tile::kStep, Tile::kThreads> w(g.w + batch * g.w_batch, g.w_pitch, column, g.n, part.first,
-                                                        part.last);
   const auto fill = [&](int step) {
     const uint32_t stage = shared + step % Tile::kStages * Tile::kStageBytes;
     a.load(stage);
@@ -144,9 +138,22 @@ gemm_sm80(QK_ARGUMENT Args80 args) {
     Staging<Tile::kWarpColumns>{staged + i * Staging<Tile::kWarpColumns>::kBytes}.put(j * 8, d[i][j]);
   QK_NO_UNROLL
   for (int i = 0; i < kDown; ++i)
-    store_tile<Tile::kWarpColumns, Tile::kSwapped>(args.epilogue, batch,
-                                                   {staged + i * Staging<Tile::kWarpColumns>::kBytes},
-                                                   row + warp_row + i * 16, column + warp_column);
+    store_tile<Tile::kWarpColumns, Tile::kSwapped>(epilogue, batch, {staged + i * Staging<Tile::kWarpColumns>::kBytes},
+                                                   row + warp_row + i * 16, column + warp_column, end);
+}
+
+template <class Tile, bool kASigned, bool kWSigned>
+QK_KERNEL(Tile::kThreads, 2)
+gemm_sm80(QK_ARGUMENT Args80 args) {
+  const Gemm& g = args.gemm;
+  const int batch = ptx::block_z() / g.splits;
+  const int64_t row = int64_t(ptx::block_x()) * Tile::kRows, column = int64_t(ptx::block_y()) * Tile::kColumns;
+  const Part part = part_of(g, ptx::block_z() % g.splits, Tile::kStep);
+  Loader<Tile::kRows, Tile::kStep, Tile::kThreads> a(g.a + batch * g.a_batch, g.a_pitch, row, g.m, part.first,
+                                                     part.last);
+  Loader<Tile::kColumns, Tile::kStep, Tile::kThreads> w(g.w + batch * g.w_batch, g.w_pitch, column, g.n, part.first,
+                                                        part.last);
+  multiply_80<Tile, kASigned, kWSigned>(a, w, part, args.epilogue, batch, row, column, args.epilogue.n);
 }
 
 template <class Tile>

@@ -90,7 +90,18 @@ QK_DEVICE T load_written(const T* from) {  // what this kernel writes as well
 }
 template <class T>
 QK_DEVICE void store(T* to, const T& value) {
-  *to = value;
+  if constexpr (sizeof(T) == 16) {  // said as one: the compiler may take a struct apart, and store its words
+    uint32_t x[4];
+    __builtin_memcpy(x, &value, 16);
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3])
+                 : "memory");
+  } else if constexpr (sizeof(T) == 8) {
+    uint32_t x[2];
+    __builtin_memcpy(x, &value, 8);
+    asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(to), "r"(x[0]), "r"(x[1]) : "memory");
+  } else {
+    *to = value;
+  }
 }
 QK_DEVICE void red_add(int32_t* to, int32_t value) {
   asm volatile("red.global.add.s32 [%0], %1;" ::"l"(to), "r"(value) : "memory");
@@ -139,12 +150,61 @@ QK_DEVICE void mma_m16n8k32(int32_t (&d)[4], const uint32_t (&a)[4], const uint3
 }
 
 template <bool kASigned, bool kWSigned>
-QK_DEVICE void mma_m8n8k16(int32_t (&d)[2], uint32_t a, uint32_t w){
+QK_DEVICE void mma_m8n8k16(int32_t (&d)[2], uint32_t a, uint32_t w) {
 #define QK_ONE(bytes, words)                                                                      \
   asm volatile("mma.sync.aligned.m8n8k16.row.col.s32." bytes ".s32 {%0,%1}, {%2}, {%3}, {%0,%1};" \
                : "+r"(d[0]), "+r"(d[1])                                                           \
                : "r"(a), "r"(w))
-    QK_BY_TYPES(QK_ONE)
+  QK_BY_TYPES(QK_ONE)
+#undef QK_ONE
+}
+
+// ---------------------------------------------------------------- pairs of halves (sm_80)
+enum class Half { kF16, kBf16 };
+
+// x·y + z of both halves, each rounded once.
+template <Half kHalf>
+QK_DEVICE uint32_t fma_pair(uint32_t x, uint32_t y, uint32_t z) {
+  uint32_t d;
+  if constexpr (kHalf == Half::kF16) asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(x), "r"(y), "r"(z));
+  else asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(x), "r"(y), "r"(z));
+  return d;
+}
+QK_DEVICE uint32_t add_pair(uint32_t x, uint32_t y) {  // f16
+  uint32_t d;
+  asm("add.rn.f16x2 %0, %1, %2;" : "=r"(d) : "r"(x), "r"(y));
+  return d;
+}
+QK_DEVICE float float_of_half(uint16_t half) {
+  float x;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(half));
+  return x;
+}
+QK_DEVICE uint32_t bfloat_pair(float low, float high) {
+  uint32_t d;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(high), "f"(low));
+  return d;
+}
+// (x & mask) | bits in one instruction: from the C++ the compiler makes two.
+QK_DEVICE uint32_t pick(uint32_t x, uint32_t mask, uint32_t bits) {
+  uint32_t d;
+  asm("lop3.b32 %0, %1, %2, %3, 0xEA;" : "=r"(d) : "r"(x), "r"(mask), "r"(bits));
+  return d;
+}
+// Bytes of y above those of x, chosen by the four digits of `which`.
+QK_DEVICE uint32_t permute(uint32_t x, uint32_t y, uint32_t which) { return __byte_perm(x, y, which); }
+// x·y + z, rounded once (A10).
+QK_DEVICE float fused(float x, float y, float z) { return __fmaf_rn(x, y, z); }
+
+template <Half kHalf>
+QK_DEVICE void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t* w) {
+#define QK_ONE(type)                                                        \
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." type "." type       \
+               ".f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};" \
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])             \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(w[0]), "r"(w[1]))
+  if constexpr (kHalf == Half::kF16) QK_ONE("f16");
+  else QK_ONE("bf16");
 #undef QK_ONE
 }
 
@@ -276,7 +336,7 @@ QK_DEVICE void wgmma(int32_t (&d)[kN / 2], uint64_t a, uint64_t w, bool accumula
 
 #else
 // ================================================================ the emulator
-#include "emulator/tensor.h"
+#include "emulator/floats.h"
 
 #define QK_DEVICE inline
 #define QK_KERNEL(threads, ctas_an_sm) inline void
@@ -335,6 +395,22 @@ inline void mma_m16n8k32(int32_t (&d)[4], const uint32_t (&a)[4], const uint32_t
 template <bool kASigned, bool kWSigned>
 inline void mma_m8n8k16(int32_t (&d)[2], uint32_t a, uint32_t w) {
   emulator::mma<8, 16, kASigned, kWSigned>(d, &a, &w);
+}
+
+enum class Half { kF16, kBf16 };
+template <Half kHalf>
+inline uint32_t fma_pair(uint32_t x, uint32_t y, uint32_t z) {
+  return emulator::fma_pair(x, y, z, kHalf == Half::kBf16);
+}
+inline uint32_t add_pair(uint32_t x, uint32_t y) { return emulator::fma_pair(x, 0x3C003C00u, y, false); }
+inline float float_of_half(uint16_t half) { return static_cast<float>(emulator::half_value(half, false)); }
+inline uint32_t bfloat_pair(float low, float high) { return emulator::bfloat_pair(low, high); }
+inline uint32_t pick(uint32_t x, uint32_t mask, uint32_t bits) { return (x & mask) | bits; }
+inline uint32_t permute(uint32_t x, uint32_t y, uint32_t which) { return emulator::permute(x, y, which); }
+inline float fused(float x, float y, float z) { return std::fma(x, y, z); }
+template <Half kHalf>
+inline void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t* w) {
+  emulator::mma_floats<kHalf == Half::kBf16>(d, a, w);
 }
 
 inline void cp_async_16(uint32_t to, const void* from, int bytes) { emulator::cp_async_16(to, from, bytes); }

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from qkernels.backends import _cuda_conv, _cuda_weights
 from qkernels.device import DeviceArray
 from qkernels.kernel import Hardware, Kernel, Multipliers, Problem, Scales
 from qkernels.rounding import ROUNDINGS
@@ -178,6 +179,16 @@ def lies_well(x: DeviceArray) -> bool:
     )
 
 
+def _bytes_adjacent(x: DeviceArray) -> tuple[DeviceArray, int]:
+    """(x (m, k), its pitch in bytes): where it lies, or a copy whose rows begin at multiples of 16 bytes."""
+    item = 1 if x.dtype == "int8" else 4 if x.dtype == "float32" else 2
+    (m, k), (step, inner) = x.shape, x.strides
+    if inner != 1 and k > 1:
+        return _bytes_adjacent(x.whole())
+    rows = Operand(x._replace(shape=(1, m, k * item), strides=(0, step * item, 1), dtype="uint8"))
+    return x._replace(pointer=rows.pointer, owner=(x.owner, rows.kept)), rows.pitch
+
+
 def _fill_gemm(a: Operand, w: Operand, first: int, count: int) -> Any:
     call = _cuda.Gemm()
     call.batches = count
@@ -286,6 +297,16 @@ def run_fused(kernel: Kernel, a: Factor, w: Factor, out: DeviceArray, fields: Ca
         fields(epilogue)
 
     multiply(INDEX[kernel.name], left, right, out, all_fields)
+
+
+def run_pointwise(kernel: Kernel, x: DeviceArray, w: Any, out: DeviceArray, fields: Callable[[Any, int], None]) -> None:
+    """out (pixels, filters) = a 1 × 1 convolution of the image x as a product on a kernel of this backend."""
+    if kernel.name not in INDEX:
+        raise RuntimeError(f"conv2d: {kernel.name} has no epilogue; use() leaves out the kernels that do")
+    (pixels, filters), channels = out.shape, x.shape[-1]
+    left = x.shaped(1, pixels, channels)
+    right = w.codes._replace(shape=(1, filters, channels), strides=(0, w.pitch, 1))
+    multiply(INDEX[kernel.name], Operand(left), Operand(right), out.shaped(1, pixels, filters), fields)
 
 
 # ---------------------------------------------------------------- elementwise
@@ -443,5 +464,9 @@ KERNELS: tuple[Kernel, ...] = (
         for op, run, all_types in ELEMENTWISE
         for types in all_types
     ),
+    *_cuda_weights.kernels_of(lambda: _cuda, _declines, _bytes_adjacent),
+    *_cuda_conv.kernels_of(lambda: _cuda, _declines, OUTPUTS),
 )  # fmt: skip
+DeviceBlocks, layout_on_device = _cuda_weights.DeviceBlocks, _cuda_weights.layout_of
+Filters, arrange_filters = _cuda_conv.Filters, _cuda_conv.arranged
 INDEX = {f"gemm_{types}_{row.tile}_{row.isa}": index for index, row in enumerate(ROWS) for types in TYPES}

@@ -13,7 +13,7 @@ from qkernels.dtypes import container, name_of
 from qkernels.epilogue import Epilogue
 from qkernels.kernel import Problem
 from qkernels.ops import conv as shared
-from qkernels.ops import fused
+from qkernels.ops import conv_on_device, fused
 from qkernels.tensor import QTensor
 
 # What plain integers are to the epilogue: accumulators of scale 1.
@@ -156,6 +156,8 @@ def delivered(call: _Call, target: np.ndarray) -> Any:
 
 
 def _convolve(*arguments: Any) -> Any:
+    if conv_on_device.wanted(arguments[2]):
+        return conv_on_device.run(conv_on_device.check(_check, *arguments))
     key, packed = _key(*arguments), _packed_of(arguments[3])
     if key is not None and packed is not None and key in packed._ready:
         result = _again(packed._ready[key], arguments[2], arguments[-1])
@@ -271,10 +273,13 @@ def _problem_of(op: str, axes: int) -> Any:
         out_dtype: Any = None, rounding: Any = "half_even", x_zero_point: Any = 0, w_zero_point: Any = 0,
         out: Any = None,
     ) -> Problem | str:  # fmt: skip
-        call = _check(
+        arguments = (
             op, axes, x, weight, bias, layout, stride, padding, dilation, groups, x_zero_point, w_zero_point,
             (activation, residual, out_scale, out_zero_point, out_dtype, rounding, out),
         )  # fmt: skip
+        if conv_on_device.wanted(x):
+            return conv_on_device.check(_check, *arguments).problem()
+        call = _check(*arguments)
         if 0 in call.wishes.shape or 0 in (*call.operands.conv.size, call.operands.conv.channels):
             return "nothing to compute: an empty convolution needs no kernel"
         return call.operands.problem()

@@ -15,7 +15,7 @@ from qkernels.checks import owned
 from qkernels.dtypes import FLOAT_TYPES, bits_of, limits, listed
 from qkernels.epilogue import Epilogue, finish_floats
 from qkernels.kernel import Problem
-from qkernels.ops import fused, linear_on_device
+from qkernels.ops import fused, linear_on_device, packed_on_device
 from qkernels.ops.dequantize import values
 from qkernels.ops.dynamic_quantize import dynamic_quantize
 from qkernels.ops.qmatmul import Roles, check_scale, multiply
@@ -115,6 +115,9 @@ def linear(
             result = _short(x, packed._handle, bias, _FAST.get(activation, _CURVE), out_scale, out_zero_point, out)
             if result is not None:
                 return result
+    if packed_on_device.takes(x, weight, compute):
+        rest = (bias, activation, residual, out_scale, out_zero_point, out_dtype, rounding, compute, out)
+        return packed_on_device.run(packed_on_device.check(x, _weight(weight), *rest))
     if linear_on_device.wanted(x, weight):
         return linear_on_device.run(
             linear_on_device.check(
@@ -341,6 +344,9 @@ def _problem_of(
     x: Any, weight: Any, bias: Any = None, *, activation: Any = None, residual: Any = None, out_scale: Any = None,
     out_zero_point: Any = 0, out_dtype: Any = None, rounding: Any = "half_even", compute: Any = "int8", out: Any = None,
 ) -> Problem | str:  # fmt: skip
+    if packed_on_device.takes(x, weight, compute):
+        rest = (bias, activation, residual, out_scale, out_zero_point, out_dtype, rounding, compute, out)
+        return packed_on_device.check(x, _weight(weight), *rest).problem()
     if linear_on_device.wanted(x, weight):
         return linear_on_device.check(
             x, weight, bias, activation, residual, out_scale, out_zero_point, out_dtype, rounding, compute, out
@@ -364,7 +370,7 @@ def _note_of(
     x: Any, weight: Any, bias: Any = None, *, activation: Any = None, residual: Any = None, out_scale: Any = None,
     out_zero_point: Any = 0, out_dtype: Any = None, rounding: Any = "half_even", compute: Any = "int8", out: Any = None,
 ) -> str:  # fmt: skip
-    if not (linear_on_device.wanted(x, weight)):
+    if packed_on_device.takes(x, weight, compute) or not linear_on_device.wanted(x, weight):
         return ""
     return linear_on_device.check(
         x, weight, bias, activation, residual, out_scale, out_zero_point, out_dtype, rounding, compute, out

@@ -105,14 +105,14 @@ def check(
     if wishes.dtype not in RESULTS:
         raise ValueError(f"{OP}: out_dtype={wishes.dtype!r} on a GPU, wanted one of {', '.join(RESULTS)}")
     if there:
-        _check_bias(bias, n, isinstance(x, QTensor))
+        check_bias(bias, n, isinstance(x, QTensor))
     _check_residual(residual, activation, wishes)
     call = Call(x, packed, wishes, bias if there else wishes.bias, residual, _target(out, wishes), out)
     _check_numbers(call)
     return call
 
 
-def _check_bias(bias: Any, n: int, quantized: bool) -> None:
+def check_bias(bias: Any, n: int, quantized: bool) -> None:
     found = view(bias)
     if found.dtype not in ("float32", "float16", "bfloat16"):
         also = "; int32 ones in host memory, where their size can be checked" if quantized else ""
@@ -260,7 +260,7 @@ class _Fields:
             epilogue.residual, epilogue.residual_type = array.pointer, dispatch.types_on_device[array.dtype]
             epilogue.residual_scale, epilogue.residual_zero = scale, zero
         if wishes.kind == "float":
-            _activates(epilogue, wishes.activation)
+            activates(epilogue, wishes.activation)
         elif wishes.kind == "codes":
             self._codes(epilogue)
 
@@ -279,7 +279,7 @@ class _Fields:
             epilogue.m_row, epilogue.m_column = n if self.m_values.size > n else 0, 1
 
 
-def _activates(epilogue: Any, activation: Any) -> None:
+def activates(epilogue: Any, activation: Any) -> None:
     if isinstance(activation, str):
         epilogue.curve = 1 + CURVES.index(activation)
     elif activation is not None:

@@ -1,0 +1,139 @@
+// As cuda_trial.cpp, of products with packed weights. All numbers are small integers and powers of two, so that sums of
+// halves are exact too, and any difference is a bug.
+#include <cstdio>
+#include <cstdlib>
+#include <random>
+#include <vector>
+
+extern int qk_mutant;
+int qk_mutant = 0;
+
+#include FAMILY
+
+using namespace qk;
+using namespace qk::cuda;
+
+namespace {
+
+struct Trial {
+  int bits;
+  bool bytes, integers, bfloat;  // codes of x, and not halves; two-level factors; bfloat16
+  void (*run)(const WeightProduct&, Stream);
+};
+
+#if defined(TRIAL_HALVES)
+const Trial kTrials[] = {
+    {4, false, false, false, [](const WeightProduct& p, Stream s) { launch_halves<Halves8>(p, s, "halves"); }},
+    {8, false, false, true, [](const WeightProduct& p, Stream s) { launch_halves<Halves64>(p, s, "halves"); }},
+};
+#else
+const Trial kTrials[] = {
+    {4, true, false, false, [](const WeightProduct& p, Stream s) { launch_codes<Codes32>(p, s, "codes"); }},
+    {4, true, true, false, [](const WeightProduct& p, Stream s) { launch_codes<Codes128>(p, s, "codes"); }},
+};
+#endif
+
+// Memory of one trial: kernels may touch it, and nothing else.
+std::vector<void*> rooms;
+template <class T>
+T* room(int64_t count, bool writeable = false) {
+  const int64_t bytes = (count * int64_t(sizeof(T)) + 15) / 16 * 16;
+  auto* memory = static_cast<uint8_t*>(std::aligned_alloc(16, bytes));
+  rooms.push_back(memory);
+  emulator::machine.regions.push_back({memory, memory + bytes, writeable});
+  return reinterpret_cast<T*>(memory);
+}
+
+// docs/layouts.md n64k64: where the code of column n, k lies.
+void place(uint8_t* codes, int bits, bool bytes, int64_t chunks, int n, int k, int code) {
+  const int q = bytes ? k % 16 / 4 : k % 8 / 2, t = bytes ? k % 4 : k % 2 * 2 + k / 8 % 2, step = k / 16 % 4;
+  const int64_t panel = (n / 64 * chunks + k / 64) * 4 + n / 16 % 4, lane = n % 8 * 4 + q;
+  if (bits == 4) codes[panel * 512 + lane * 16 + step * 4 + t] |= code << n / 8 % 2 * 4;
+  else codes[(panel * 2 + step / 2) * 512 + lane * 16 + step % 2 * 8 + n / 8 % 2 * 4 + t] = code;
+}
+
+int64_t of_group(int n, int64_t groups, int64_t group) {
+  return (n / 64 * groups + group) * 64 + n % 8 * 8 + n / 16 % 4 * 2 + n / 8 % 2;
+}
+
+}  // namespace
+
+extern "C" int trial(int which, int m, int n, int k, int, unsigned seed, char* message, long* conflicts) {
+  const Trial& kind = kTrials[which];
+  std::mt19937 random(seed);
+  emulator::machine.regions.clear();
+  emulator::machine.counters = {};
+  emulator::machine.seed = seed;
+  for (void* memory : rooms) std::free(memory);
+  rooms.clear();
+  WeightProduct p = {};
+  Weights& w = p.w;
+  w.n = n, w.k = k, w.bits = kind.bits, w.group = 32 << seed % 3, w.groups = ceil_to(k, w.group);
+  const int64_t blocks = w.blocks(), chunks = w.chunks(), item = kind.bytes ? 1 : 2, places = blocks * w.groups * 64;
+  p.m = m, p.x_pitch = (k * item + 15) / 16 * 16, p.splits = kind.bytes ? 1 : 1 + seed / 2 % 2;
+  auto* x = room<uint8_t>(m * p.x_pitch);
+  for (int64_t i = 0; i < m * p.x_pitch; ++i) x[i] = uint8_t(random());  // behind k as well: NaNs among them
+  auto* codes = room<uint8_t>(blocks * chunks * 512 * kind.bits);
+  for (int64_t i = 0; i < blocks * chunks * 512 * kind.bits; ++i) codes[i] = 0;
+  auto* scales = room<float>(places);
+  auto *zeros = room<uint8_t>(places), *factors = room<uint8_t>(places);
+  for (int64_t i = 0; i < places; ++i) {
+    scales[i] = random() % 2 ? 1.0f : 0.5f;
+    zeros[i] = random() % 8;
+    factors[i] = 1 + random() % 16;
+  }
+  std::vector<double> sums(size_t(m) * n);
+  std::vector<int> left(k);
+  for (int i = 0; i < m; ++i)
+    for (int at = 0; at < k; ++at) {
+      const int value = int(random() % 9) - 4;
+      if (kind.bytes) x[i * p.x_pitch + at] = uint8_t(value);
+      else {
+        const uint16_t half = kind.bfloat ? float_to_bfloat(float(value)) : float_to_half(float(value));
+        memcpy(x + i * p.x_pitch + 2 * at, &half, 2);
+      }
+    }
+  const auto x_at = [&](int i, int at) -> double {
+    if (kind.bytes) return int8_t(x[i * p.x_pitch + at]);
+    uint16_t half;
+    memcpy(&half, x + i * p.x_pitch + 2 * at, 2);
+    return emulator::half_value(half, kind.bfloat);
+  };
+  for (int j = 0; j < n; ++j)
+    for (int at = 0; at < k; ++at) {
+      const int code = random() % 16;
+      const int64_t group = of_group(j, w.groups, at / w.group);
+      place(codes, kind.bits, kind.bytes, chunks, j, at, code);
+      const double weight = (code - zeros[group]) * double(kind.integers ? factors[group] : scales[group]);
+      for (int i = 0; i < m; ++i) sums[size_t(i) * n + j] += x_at(i, at) * weight;
+    }
+  auto* out = room<float>(int64_t(m) * n, true);  // of integers as well
+  for (int64_t i = 0; i < int64_t(m) * n; ++i) out[i] = 7e7f;
+  p.x = x, p.x_type = kind.bytes ? kS8 : kind.bfloat ? kBf16 : kF16;
+  w.codes = codes, w.scale_type = kF32, w.zeros = zeros;
+  (kind.integers ? reinterpret_cast<const void*&>(w.factors) : w.scales) =
+      kind.integers ? static_cast<const void*>(factors) : scales;
+  p.parts = p.splits > 1 ? room<float>(int64_t(m) * n * p.splits, true) : nullptr;
+  Epilogue& e = p.epilogue;
+  e.m = m, e.n = n, e.k = k, e.output = kind.integers ? kS32 : kF32, e.out = out, e.out_row = n;
+  int result = 0;
+  try {
+    kind.run(p, nullptr);
+    for (int64_t i = 0; i < int64_t(m) * n; ++i) {
+      double got = kind.integers ? double(reinterpret_cast<int32_t*>(out)[i]) : double(out[i]);
+      if (p.splits > 1) {
+        got = 0;
+        for (int split = 0; split < p.splits; ++split) got += p.parts[int64_t(split) * m * n + i];
+      }
+      if (!(got == sums[i])) result = 1;
+    }
+  } catch (const std::exception& error) {
+    snprintf(message, 400, "%s", error.what());
+    result = 2;
+  }
+  *conflicts = 0;
+  for (const char* loop : {"ldmatrix", "cp.async", "ld.shared.16"}) *conflicts += emulator::machine.counters.conflicts[loop];
+  return result;
+}
+
+extern "C" void plant(int mutant) { qk_mutant = mutant; }
