@@ -48,7 +48,7 @@ enum { QK_NO_CURVE, QK_GELU, QK_GELU_TANH, QK_SILU, QK_HARDSWISH, QK_SIGMOID, QK
 enum { QK_HALF_EVEN, QK_GEMMLOWP, QK_RUY, QK_HALF_UP, QK_HALF_AWAY };                    /* roundings (A5) */
 enum { QK_NO_RESIDUAL = -1 };                                                            /* else QK_F32, QK_S8, QK_U8 */
 enum { QK_OWN_SCRATCH = 1, QK_OWN_THREADS = 2 };                                         /* qk_host.flags */
-enum { QK_ANY_KERNEL = -1 }; /* the cheapest that this CPU runs, chosen by the call: about a microsecond */
+enum { QK_ANY_KERNEL = -1 }; /* the cheapest that this CPU runs, chosen anew by each call */
 
 /* ---- where a call takes memory and threads from -------------------------------------------------------------------- */
 
@@ -67,13 +67,15 @@ typedef struct qk_host {
   size_t workspace_bytes;
 } qk_host;
 
-typedef struct qk_range { /* begin <= i < end; {0, 0}: all */
+/* begin <= i < end; {0, 0}: all */
+typedef struct qk_range {
   int64_t begin, end;
 } qk_range;
 
 /* ---- which kernels there are, which one runs ------------------------------------------------------------------------ */
 
-typedef struct qk_conv_shape { /* three spatial axes (depth, height, width); those that are not there have 1 */
+/* three spatial axes (depth, height, width); those that are not there have 1 */
+typedef struct qk_conv_shape {
   int64_t batch, size[3], channels, filters, kernel[3], stride[3], dilation[3];
   int64_t before[3]; /* zero points before the image; negative where that much of it is left out */
   int64_t out[3], groups;
@@ -86,7 +88,8 @@ typedef struct qk_kernel_info {
   int32_t runs_here; /* on this CPU */
 } qk_kernel_info;
 
-typedef struct qk_problem { /* all that a kernel's opinion depends on, beside the CPU */
+/* all that a kernel's opinion depends on, beside the CPU */
+typedef struct qk_problem {
   size_t size;
   const char* op; /* "gemm" "linear" "weight_only" "conv" "quantize" "dequantize" "dynamic_quantize" "requantize" … */
   const char* types;  /* activation, weight, accumulator: "u8s8s32", "f32s8s32"; of elementwise ops in, out: "f32s8" */
@@ -105,7 +108,8 @@ QK_API int32_t qk_choose(const qk_problem* problem, int32_t* kernel, char* messa
 
 /* ---- weights, packed once into the caller's memory ------------------------------------------------------------------ */
 
-typedef struct qk_packed { /* filled by qk_pack: plain data, to be kept, copied or moved with `memory` */
+/* filled by qk_pack: plain data, to be kept, copied or moved with `memory` */
+typedef struct qk_packed {
   size_t size;
   int64_t k, n;
   int32_t type; /* QK_S8, QK_U8 */
@@ -117,7 +121,8 @@ QK_API int32_t qk_pack_bytes(int64_t k, int64_t n, size_t* bytes, char* message,
 QK_API int32_t qk_pack(int64_t k, int64_t n, int32_t type, const void* weights, int64_t row, int64_t column,
                        void* memory, size_t bytes, qk_packed* packed, char* message, size_t message_bytes);
 
-typedef struct qk_packed_groups { /* 4- or 2-bit weights with a scale for each group of k; filled by qk_pack_groups */
+/* 4- or 2-bit weights with a scale for each group of k; filled by qk_pack_groups */
+typedef struct qk_packed_groups {
   size_t size;
   int64_t k, n, group;
   int32_t bits, zero; /* zero: of all groups where there are no zeros of each */
@@ -135,7 +140,8 @@ QK_API int32_t qk_pack_groups(int64_t k, int64_t n, int64_t group, int32_t bits,
                               void* memory, size_t bytes, qk_packed_groups* packed, char* message,
                               size_t message_bytes);
 
-typedef struct qk_packed_conv { /* filled by qk_conv_pack */
+/* filled by qk_conv_pack */
+typedef struct qk_packed_conv {
   size_t size;
   int64_t filters, kernel[3], channels, groups;
   int32_t type, depthwise; /* depthwise: layout c4t4, else n16k4 */
@@ -151,7 +157,8 @@ QK_API int32_t qk_conv_pack(const qk_conv_shape* shape, int32_t type, const void
 
 /* ---- products ------------------------------------------------------------------------------------------------------- */
 
-typedef struct qk_gemm_args { /* out[i, j] = sum over k of (a[i, k] - a_zero[i]) (w[k, j] - w_zero[j])          (A2) */
+/* out[i, j] = sum over k of (a[i, k] - a_zero[i]) (w[k, j] - w_zero[j])          (A2) */
+typedef struct qk_gemm_args {
   size_t size;
   int32_t kernel; /* of op "gemm", or QK_ANY_KERNEL */
   int32_t a_type; /* QK_S8, QK_U8 */
@@ -163,15 +170,16 @@ typedef struct qk_gemm_args { /* out[i, j] = sum over k of (a[i, k] - a_zero[i])
   int64_t out_row;
   const int32_t* a_zero; /* m values, or NULL: zero */
   const int32_t* w_zero; /* n values, or NULL: zero */
-  qk_range rows,
-      columns; /* of out that this call computes; columns.begin a multiple of 16. Pointers are those of all */
+  qk_range rows;         /* of out that this call computes; pointers are those of all */
+  qk_range columns;      /* likewise; begins at a multiple of 16 */
 } qk_gemm_args;
 
 QK_API int32_t qk_gemm_workspace(const qk_gemm_args* args, int32_t tasks, size_t* bytes, char* message,
                                  size_t message_bytes);
 QK_API int32_t qk_gemm(const qk_gemm_args* args, const qk_host* host, char* message, size_t message_bytes);
 
-typedef struct qk_epilogue { /* what becomes of sums: row i, column j of an (m, n) result                       (A6) */
+/* what becomes of sums: row i, column j of an (m, n) result                       (A6) */
+typedef struct qk_epilogue {
   size_t size;
   int32_t type; /* QK_S32: sum + bias. QK_F32, QK_F16, QK_BF16: f32(sum + bias) * f32(a_scale * w_scale) + float_bias
                    + residual, activated. Codes (QK_S8 …): clamp(round((sum + bias) * m [+ residual]) + zero) */
@@ -202,7 +210,8 @@ typedef struct qk_epilogue { /* what becomes of sums: row i, column j of an (m, 
   int32_t residual_zero;
 } qk_epilogue;
 
-typedef struct qk_linear_args { /* a gemm and its epilogue; QK_F32 rows are quantized on the way (A8), adjacent */
+/* a gemm and its epilogue; QK_F32 rows are quantized on the way (A8), adjacent */
+typedef struct qk_linear_args {
   size_t size;
   int32_t kernel; /* of op "linear", or QK_ANY_KERNEL */
   int32_t a_type; /* QK_S8, QK_U8, QK_F32 */
@@ -221,7 +230,8 @@ QK_API int32_t qk_linear_workspace(const qk_linear_args* args, int32_t tasks, si
                                    size_t message_bytes);
 QK_API int32_t qk_linear(const qk_linear_args* args, const qk_host* host, char* message, size_t message_bytes);
 
-typedef struct qk_conv_args { /* images (batch, depth, height, width, channels), channels adjacent             (A12) */
+/* images (batch, depth, height, width, channels), channels adjacent             (A12) */
+typedef struct qk_conv_args {
   size_t size;
   int32_t kernel; /* of op "conv", or QK_ANY_KERNEL */
   int32_t x_type; /* QK_S8, QK_U8 */
