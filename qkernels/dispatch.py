@@ -151,7 +151,7 @@ def forget(*arguments: Any) -> None:
         native._native.forget()
     for argument in arguments:
         for weight in (argument, getattr(argument, "_packed", None)):
-            if hasattr(weight, "_handle"):
+            if weight is not None and hasattr(weight, "_handle"):
                 weight._handle = None
 
 

@@ -113,7 +113,8 @@ class LinearArgs(Sized):
     _fields_ = [
         ("size", c_size_t), ("kernel", c_int32), ("a_type", c_int32), ("m", c_int64), ("a", c_void_p),
         ("a_row", c_int64), ("a_column", c_int64), ("w", POINTER(Packed)), ("groups", POINTER(PackedGroups)),
-        ("a_zero", c_void_p), ("w_zero", c_void_p), ("epilogue", POINTER(Epilogue)), ("rows", Range), ("columns", Range),
+        ("a_zero", c_void_p), ("w_zero", c_void_p), ("epilogue", POINTER(Epilogue)), ("rows", Range),
+        ("columns", Range),
     ]  # fmt: skip
 
 

@@ -105,7 +105,7 @@ def test_strides_and_out(gpu: Any) -> None:
 
 
 def test_sums_in_64_bits(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parts of k, the last of one; zero points; a packed weight; an out that overlaps an operand."""
+    """Parts of k, the last of one; zero points; a packed weight; sums beyond 32 bits."""
     monkeypatch.setattr(on_device, "K_CHUNK", 256)
     a, b = random((3, 513)), random((513, 2), np.uint8, 1)
     x, y = gpu.asarray(a), gpu.asarray(b)
@@ -121,11 +121,16 @@ def test_sums_in_64_bits(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for i in range(3):
         dispatch.add_wide_on_device(view(parts), view(total), i > 0)
     assert np.array_equal(values(total), 3 * values(parts).astype(np.int64)) and values(total)[0] == -3 * 2**31
-    room = gpu.asarray(random((64, 64)))
-    square = values(room).copy()
-    whole = Array(values(room)[:16].reshape(-1).view(np.int32).reshape(16, 16))  # the same memory
-    qk.matmul(room[:16], room[:, :16], out=whole)
-    assert np.array_equal(values(whole), qk.matmul(square[:16], np.ascontiguousarray(square[:, :16])))
+
+
+def test_out_that_overlaps_an_operand(gpu: Any) -> None:
+    """The first tile's results lie where the second tile's operands are."""
+    room, b = gpu.asarray(random((400, 64))), random((64, 32))
+    a = values(room)[:200].copy()
+    out = Array(values(room).reshape(-1).view(np.int32).reshape(200, 32))
+    with qk.use("*_cuda_dp4a"):
+        assert qk.matmul(room[:200], gpu.asarray(b), out=out) is out
+    assert np.array_equal(values(out), qk.matmul(a, b))
 
 
 def test_explain_names_the_kernel_and_the_copies(gpu: Any) -> None:

@@ -116,7 +116,8 @@ def test_one_weight_scale_and_ties(gpu: Any, rounding: str) -> None:
     """A4 has a rule for one weight scale; powers of two make ties."""
     rng = np.random.default_rng(9)
     x, w = rng.integers(-8, 8, (9, 33)).astype(F32), rng.integers(-8, 8, (21, 33)).astype(F32)
-    for sx, sw, sy in ((0.5, 0.25, 1.0), (0.3, 0.7, 1.9)):
+    near = 0.5 - 2.0**-25, 0.5 + 2.0**-24, 0.5  # their product is ¼ in f32, and more than that in f64
+    for sx, sw, sy in ((0.5, 0.25, 1.0), (0.3, 0.7, 1.9), near):
         weight = qk.quantize(w * F32(sw), sw)
         wishes = {"out_scale": sy, "rounding": rounding, "bias": x[0, :21] * F32(0.5) * F32(sx * sw)}
         wanted = qk.linear(qk.quantize(x * F32(sx), sx), weight, **wishes)

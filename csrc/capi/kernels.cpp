@@ -9,10 +9,12 @@
 namespace qk::capi {
 namespace {
 
-constexpr double kPackBytesUs = 2e4;      // plain weights packed in a microsecond
-constexpr double kQuantizedUs = 3e3;      // float activations quantized in a microsecond, of 8-bit weights
-constexpr double kQuantizedInt4Us = 1e4;  // of 4-bit ones
-constexpr double kGatherBytesUs = 8e3;    // windows copied side by side in a microsecond
+constexpr double kPackBytesUs = 2e4;                   // plain weights packed in a microsecond
+constexpr double kQuantizedUs = 3e3;                   // float activations quantized in a microsecond, of 8-bit weights
+constexpr double kQuantizedInt4Us = 1e4;               // of 4-bit ones
+constexpr double kGatherBytesUs = 8e3;                 // windows copied side by side in a microsecond
+constexpr const char* kGroupedIsa = "x86_avx512vnni";  // whose row has kernels for small groups
+constexpr double kGroupedGops = 400;
 constexpr double kElementwiseCallUs = 1, kElementwiseByteNs = 0.1, kDepthwiseCallUs = 0.5;
 constexpr int64_t kFewGroups = 64, kFewRows = 8, kLongestBf16 = 1 << 15;
 
@@ -73,6 +75,10 @@ int32_t judge_conv(const KernelRow& row, const Problem& p, double& us, const Say
   if (p.m < row.min_m)
     return say(QK_NO_KERNEL, "%lld output pixels are fewer than %lld", (long long)p.m, (long long)row.min_m);
   const ConvShape& s = *p.conv;
+  if (strcmp(row.isa, kGroupedIsa) == 0 && is_small_groups(s)) {
+    us = row.call_us + 2e-3 * of(p.m) * of(s.filters) * of(p.k) / kGroupedGops;
+    return QK_OK;
+  }
   const idx matrices = s.groups / merged_groups(s.groups, s.filters), taps = s.kernel[0] * s.kernel[1] * s.kernel[2];
   const idx k = taps * (s.channels / matrices);
   const double copies = taps > 1 ? of(p.m) * of(k) / kGatherBytesUs : 0;
@@ -249,6 +255,12 @@ idx merged_groups(idx groups, idx filters) {
 bool is_depthwise(const ConvShape& s) {
   return s.groups == s.channels && s.filters == s.channels && s.filters > 1 && s.kernel[0] == 1 && s.size[0] == 1 &&
          s.out[0] == 1 && s.before[0] == 0;
+}
+
+bool is_small_groups(const ConvShape& s) {
+  const idx depth = s.channels / s.groups, per = s.filters / s.groups;
+  return s.groups > 1 && (depth == 4 || depth == 8) && max_of(kPanel / per, 1) * depth <= 64 &&
+         (kPanel % per == 0 || per % kPanel == 0);
 }
 
 int32_t judge(const Entry& entry, const Problem& p, double& us, const Say& say) {

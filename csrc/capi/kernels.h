@@ -46,5 +46,6 @@ ConvShape shape_of(const qk_conv_shape& shape);
 int32_t check_shape(const qk_conv_shape& shape, const Say& say);  // of any convolution: no index overflows
 idx merged_groups(idx groups, idx filters);  // how many make a matrix: the fewest that fill a panel, or all
 bool is_depthwise(const ConvShape& shape);
+bool is_small_groups(const ConvShape& shape);  // for csrc/cpu/grouped.h, if nothing but its shape were asked
 
 }  // namespace qk::capi

@@ -151,8 +151,12 @@ struct Buffers {
 };
 thread_local Buffers buffers;
 
-// Of the initial model: no call and no allocation stands behind an access, whatever thread looks.
-__attribute__((tls_model("initial-exec"))) thread_local HostPlace* place = nullptr;
+// Of the initial model: no call and no allocation stands behind an access, whatever thread looks. Emulated tiles are
+// thread-local too, and too large for it.
+#ifndef QK_EMULATE
+__attribute__((tls_model("initial-exec")))
+#endif
+thread_local HostPlace* place = nullptr;
 
 void* take(Arena& arena, ScratchSlot slot, size_t bytes) {
   auto& mine = arena.slots[slot];

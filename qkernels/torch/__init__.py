@@ -7,6 +7,9 @@ From a float model to one that keeps its accuracy: `quantize_model`, `prepare_qa
 QLinear(in_features=64, out_features=256, bias=True, dtype=int8)
 """
 
+import importlib
+from typing import Any
+
 from qkernels.torch import threads
 from qkernels.torch.conv import QConv2d
 from qkernels.torch.convert import convert
@@ -19,7 +22,16 @@ from qkernels.torch.recipe import Precision, Recipe
 
 __all__ = [
     "Int4", "Int8Dynamic", "Int8Static", "Precision", "QConv2d", "QEmbedding", "QLinear", "QLookup", "Recipe",
-    "Schedule", "calibrated", "convert", "parameter_groups", "prepare_qat", "quantize_", "quantize_model", "set_mode",
+    "Schedule", "calibrated", "convert", "export_onnx", "import_onnx", "parameter_groups", "prepare_qat", "quantize_",
+    "quantize_model", "set_mode",
 ]  # fmt: skip
+_LATER = {"export_onnx": "qkernels.torch.export", "import_onnx": "qkernels.torch.load"}  # they want onnx
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return getattr(importlib.import_module(_LATER[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 threads.share()

@@ -9,11 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
-from qkernels.torch.conv import QConv2d
 from qkernels.torch.layer import Add, GlobalAverage, Layer, Part, Quantizer, set_mode
-from qkernels.torch.modules import QLinear
 from qkernels.torch.network import Codes, Dequantize, QAdd, QGlobalAverage, QMaxPool2d, Quantize
 from qkernels.torch.prepare import Prepared, module_of, moves
+from qkernels.torch.static import StaticConv2d, StaticLinear
 
 POOLS = (F.max_pool2d, F.max_pool2d_with_indices, torch.max_pool2d)
 
@@ -139,12 +138,11 @@ class _Converter:
     def _layer(self, node: fx.Node, layer: Layer) -> None:
         bias = None if layer.bias is None else layer.bias.detach()
         q, activation = layer.qtensor(), layer.activation
-        named = {(0.0, float("inf")): "relu", (0.0, 6.0): "relu6"}.get(activation, activation)
         made: Any
         if layer.how is None:
-            made = QLinear.from_qtensor(q, bias, activation=named)
+            made = StaticLinear.from_qtensor(q, bias, activation=activation)
         else:
-            made = QConv2d.from_qtensor(q, bias, activation=named, **layer.how)
+            made = StaticConv2d.from_qtensor(q, bias, activation=activation, **layer.how)
         made.eval()
         source = node.args[0]
         if not layer.dynamic:

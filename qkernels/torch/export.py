@@ -19,13 +19,12 @@ from torch.fx.passes.shape_prop import ShapeProp
 from qkernels.dtypes import bits_of
 from qkernels.torch.convert import Quantized
 from qkernels.torch.modules import QLinear, QWeight
-from qkernels.torch.network import Dequantize, QAdd, QGlobalAverage, QMaxPool2d, Quantize
-from qkernels.torch.onnx_writer import MICROSOFT, Writer, clamped_codes
+from qkernels.torch.network import NAMED, Dequantize, QAdd, QGlobalAverage, QMaxPool2d, Quantize, clamped_codes
+from qkernels.torch.onnx_writer import MICROSOFT, Writer
 from qkernels.torch.prepare import clamp_of, module_of
 
 OP = "export_onnx"
 FORMATS = ("qoperator", "qdq")
-NAMED = {"relu": (0.0, float("inf")), "relu6": (0.0, 6.0), None: None}
 LEAST = 2.0**-119  # A8
 FLOAT_OPS = {
     operator.add: "Add", torch.add: "Add", operator.mul: "Mul", torch.mul: "Mul", operator.matmul: "MatMul",

@@ -112,8 +112,9 @@ class Layer(Joined):
                 "stride": tuple(module.stride), "dilation": tuple(module.dilation), "groups": module.groups,
                 "padding": tuple(sides) if len(sides) == 4 else (sides[0], sides[0], sides[1], sides[1]),
             }  # fmt: skip
-        n = self.weight.shape[0]
-        self.group_size = precision.group_size if self.how is None else None
+        n, size = self.weight.shape[0], precision.group_size
+        # One group is no groups: a scale for each output, whose sums stay integers.
+        self.group_size = size if self.how is None and size is not None and size < self.weight.shape[1] else None
         shape = (n, -(-self.weight.shape[1] // self.group_size)) if self.group_size else (n,)
         self.weight_scale = torch.nn.Parameter(torch.ones(shape))
         self.register_buffer("weight_zero", torch.zeros(shape))

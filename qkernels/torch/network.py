@@ -4,12 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 
 import qkernels
+from qkernels.dtypes import limits
 from qkernels.scales import Grain
 from qkernels.tensor import QTensor
 from qkernels.torch.ops import as_tensor
+
+
+def clamped_codes(clamp: Any, scale: Any, zero: int, dtype: str) -> tuple[int | None, int | None]:
+    """The codes that a clamp leaves, None for an end that the type has itself                       arithmetic.md A6"""
+    if clamp is None:
+        return None, None
+    low, high = (float(np.rint(np.clip(np.float32(bound) / np.float32(scale), -(2.0**31), 2.0**31))) for bound in clamp)
+    qmin, qmax = limits(dtype)
+    least, most = low + zero, high + zero
+    return (int(min(least, qmax)) if least > qmin else None), (int(max(most, qmin)) if most < qmax else None)
+
+
+NAMED = {"relu": (0.0, float("inf")), "relu6": (0.0, 6.0), None: None}
 
 
 class Codes(torch.nn.Module):  # type: ignore[misc]

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from qkernels.dtypes import bits_of, limits
+from qkernels.dtypes import bits_of
 from qkernels.subbyte import pack_bits
 
 MICROSOFT = "com.microsoft"
@@ -71,13 +71,3 @@ class Writer:
         made.ir_version = 10
         onnx.checker.check_model(made)
         return made
-
-
-def clamped_codes(clamp: Any, scale: Any, zero: int, dtype: str) -> tuple[int | None, int | None]:
-    """The codes that a clamp leaves, None for an end that the type has itself                       arithmetic.md A6"""
-    if clamp is None:
-        return None, None
-    low, high = (float(np.rint(np.clip(np.float32(bound) / np.float32(scale), -(2.0**31), 2.0**31))) for bound in clamp)
-    qmin, qmax = limits(dtype)
-    least, most = low + zero, high + zero
-    return (int(min(least, qmax)) if least > qmin else None), (int(max(most, qmin)) if most < qmax else None)

@@ -131,7 +131,11 @@ def eager(x: Any) -> bool:
 
 
 # activation → what ops.linear.of_tensors takes. Another clamp is that itself.
-_SHORT = {None: None, **activations.CLAMPS, **{name: 1 + i for i, name in enumerate(activations.CURVES)}}
+_SHORT: dict[Any, Any] = {
+    None: None,
+    **activations.CLAMPS,
+    **{name: 1 + i for i, name in enumerate(activations.CURVES)},
+}
 _NAMES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 
 

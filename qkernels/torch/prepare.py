@@ -161,8 +161,11 @@ def _zeros(graph: fx.GraphModule, node: fx.Node) -> tuple[int, ...]:
     module, none = module_of(graph, node), (0, 0, 0, 0)
     if isinstance(module, torch.nn.ZeroPad2d):
         found = tuple(module.padding)
-    elif node.target is F.pad and node.args[2:] in ((), ("constant",), ("constant", 0)) and not node.kwargs:
-        found = tuple(node.args[1])
+    elif node.op == "call_function" and node.target is F.pad:
+        given = {**dict(zip(("input", "pad", "mode", "value"), node.args, strict=False)), **node.kwargs}
+        if given.get("mode", "constant") != "constant" or given.get("value") not in (None, 0):
+            return none
+        found = tuple(given["pad"])
     else:
         return none
     return found if len(found) == 4 and all(isinstance(v, int) and v >= 0 for v in found) else none
@@ -291,6 +294,8 @@ class _Codes:
         found = module_of(self.graph, node)
         if isinstance(found, Layer):
             return None if found.group_size or found.dynamic else found
+        if not self._gives_codes(node):
+            return None
         clamp = clamp_of(self.graph, node)
         inner = node.args[0] if clamp is not None else node
         if self._adds(inner) and (clamp is None or len(inner.users) == 1):
@@ -300,6 +305,22 @@ class _Codes:
             return part
         flat = self._averages(node)
         return None if flat is None else self._install(node, GlobalAverage(flat), node.args[:1])
+
+    def _gives_codes(self, node: Any) -> bool:
+        """Could this value be computed from codes alone? Sums and averages of floats are left to floats."""
+        while isinstance(node, fx.Node) and moves(self.graph, node):
+            node = node.args[0]
+        if not isinstance(node, fx.Node) or node in self.made:
+            return isinstance(node, fx.Node)
+        found = module_of(self.graph, node)
+        if isinstance(found, Layer):
+            return not (found.group_size or found.dynamic)
+        if isinstance(found, Quantizer | Joined):
+            return True
+        inner = node.args[0] if clamp_of(self.graph, node) is not None else node
+        if self._adds(inner):
+            return all(map(self._gives_codes, inner.args))
+        return self._averages(node) is not None and self._gives_codes(node.args[0])
 
     def _install(self, node: fx.Node, part: Joined, args: Any) -> Joined:
         name = f"{node.name}_part"

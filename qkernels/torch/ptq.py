@@ -208,8 +208,16 @@ def find_weight_scale(layer: Layer) -> None:
             better = error < least
             least = torch.where(better, error, least)
             best = torch.where(better, tried[0], best[0]), torch.where(better, tried[1], best[1])
-    layer.weight_scale.copy_(best[0])
+    layer.weight_scale.copy_(torch.maximum(best[0], _least_scale(layer)))
     layer.weight_zero.copy_(best[1])
+
+
+def _least_scale(layer: Layer) -> Any:
+    """With which the bias, in units of x_scale · scale, stays below 2²⁸: a filter of nearly nothing, as batch norm
+    leaves them, would make codes of it that no int32 holds."""
+    if layer.bias is None or layer.dynamic or layer.group_size:
+        return torch.zeros(())
+    return layer.bias.abs() / (layer.sources[0].step() * 2.0**28)
 
 
 def by_scale(layer: Layer, weight: Any, reduce: Callable[[Any], Any]) -> Any:

@@ -163,15 +163,16 @@ class Sensitivity:
 def sensitivity(
     model: Any, calibration_data: Any, *, candidates: dict[str, Precision] | None = None,
     evaluate: Callable[[Any], float] | None = None, recipe: Recipe | None = None, times: bool = True,
-    progress: bool = True,
+    example: Any = None, progress: bool = True,
 ) -> Sensitivity:  # fmt: skip
     """Every layer in every precision on its own: how much it disturbs the model, how long it takes, how large it is.
 
     calibration_data, recipe   as of `quantize_model`; of the recipe all but the precisions. The data is read again for
-                               every candidate, its first batch is what layers are timed on
+                               every candidate
     candidates   {name: Precision}; default int8, int4 and int4 in groups of 32. "float" always is one
     evaluate     model → a number, the larger the better: an accuracy. It is called for each layer and candidate
     times        measure each layer in each precision, as a median of interleaved calls
+    example      what they are timed on, an input of the model; default: the data's first batch
 
     Raises  as `quantize_model`; ValueError a candidate named "float".
     """
@@ -203,7 +204,7 @@ def sensitivity(
     found = Sensitivity(options, {FLOAT: Precision(FLOAT), **given}, base)
     if times:
         networks = {candidate: convert(graph) for candidate, graph in graphs.items()}
-        _time(found, {FLOAT: model, **networks}, data[0])
+        _time(found, {FLOAT: model, **networks}, data[0] if example is None else example)
     return found
 
 
@@ -315,6 +316,38 @@ def fastest(
     if met is None:
         raise ValueError(f"fastest: no assignment reaches {least:g}; the closest that was tried reaches {best:g}")
     return met
+
+
+def best_within(
+    found: Sensitivity, model: Any, calibration_data: Any, example: Any, milliseconds: float, *, tries: int = 8,
+    progress: bool = False,
+) -> tuple[Plan, Any, float]:  # fmt: skip
+    """(plan, model, milliseconds): of the assignments whose models take no longer, as measured, the one of least noise.
+
+    The sum of the layers' times leaves out what changing between floats and codes costs, so the models of the front and
+    of the uniform precisions are made and measured on `example`, least noise first: `tries` of the front, spread.
+    Raises  ValueError a time that none of those met, with the closest.
+    """
+    from qkernels.demo.product import milliseconds as measured
+
+    front = [plan for plan in found.front() if plan.milliseconds <= milliseconds] or found.front()[:1]
+    spread = sorted({int(i) for i in np.linspace(0, len(front) - 1, tries)})
+    uniform = [found.uniform(name) for name in found.precisions]
+    order = sorted([*(front[i] for i in spread), *uniform], key=lambda plan: plan.noise)
+    closest = math.inf
+    for plan in order:
+        recipe = found.recipe(plan)
+        everything = all(one.weights == FLOAT for one in recipe.layers.values())
+        made = model if everything else quantize_model(model, calibration_data, recipe, progress=progress)
+        with torch.no_grad():
+            took = measured(lambda network=made: call(network, example), rounds=31)  # type: ignore[misc]
+        closest = min(closest, took)
+        if took <= milliseconds:
+            return plan, made, took
+    raise ValueError(
+        f"best_within: no assignment takes {milliseconds:.4g} ms or less; the closest that was tried takes "
+        f"{closest:.4g} ms"
+    )
 
 
 def plot(found: Sensitivity, path: Any, cost: str = "milliseconds") -> None:

@@ -245,7 +245,7 @@ def kernel_of(quantized: Quantized, name: str, given: Any) -> str:
     bias = None if module.bias is None else module.bias.numpy()
     if q.ndim == 2:
         x = x if isinstance(x, QTensor) else x.numpy()
-        return str(qkernels.explain(qkernels.linear, x, q, bias, **wanted).kernel.name)
+        return _name(qkernels.explain(qkernels.linear, x, q, bias, **wanted))
     if not isinstance(x, QTensor):
         x = qkernels.dynamic_quantize(x.numpy(), dtype="uint8", per="tensor")
     sides = list(module.padding)
@@ -254,4 +254,8 @@ def kernel_of(quantized: Quantized, name: str, given: Any) -> str:
         "stride": tuple(module.stride), "padding": ((top, bottom), (left, right)), "groups": module.groups,
         "dilation": tuple(module.dilation), "layout": "NCHW",
     }  # fmt: skip
-    return str(qkernels.explain(qkernels.conv2d, x, q, bias, **where, **wanted).kernel.name)
+    return _name(qkernels.explain(qkernels.conv2d, x, q, bias, **where, **wanted))
+
+
+def _name(explanation: Any) -> str:
+    return explanation.kernel.name if explanation.kernel is not None else ""

@@ -1,0 +1,192 @@
+"""What the worked examples share: one task in every precision, a table, and which of them to deploy."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import qkernels
+import qkernels.torch as qt
+from qkernels.demo.product import milliseconds, side_by_side
+from qkernels.torch.sensitivity import Sensitivity, best_within, fastest, plot, sensitivity
+from qkernels.torch.validate import decibels
+
+BEARABLE = 0.005  # of accuracy, that a deployed model may lose
+PRECISIONS = {
+    "int8": qt.Precision(), "int4": qt.Precision("int4"), "int4/32 gptq": qt.Precision("int4", 32, rounding="gptq"),
+    "int2": qt.Precision("int2", weight_method="mse"),
+}  # fmt: skip
+
+
+@dataclass
+class Case:
+    """A trained float model and what is done with it.
+
+    calibration   batches of inputs from the training data;   test: those that were held out
+    evaluate      model → accuracy on what was held out
+    train         (model, epochs, optimizer) → trains on the training data
+    one           the input that latency is measured on
+    """
+
+    title: str
+    model: Any
+    calibration: list[Any]
+    test: list[Any]
+    evaluate: Callable[[Any], float]
+    train: Callable[[Any, int, Any], None]
+    one: Any
+    epochs: int = 6
+    details: Callable[[Any], str] = lambda _: ""
+
+
+@dataclass
+class Row:
+    name: str
+    model: Any
+    accuracy: float = 0.0
+    sqnr_db: float = float("nan")
+    nbytes: int = 0
+    milliseconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
+
+
+def aware(case: Case, precision: qt.Precision) -> Any:
+    """Quantization-aware training from the float model."""
+    torch.manual_seed(0)
+    steps = case.epochs * max(1, len(case.calibration))
+    graph = qt.prepare_qat(case.model, case.calibration, qt.Recipe(precision), qt.Schedule(0, 20 * steps))
+    case.train(graph, case.epochs, torch.optim.Adam(qt.parameter_groups(graph, 1e-3, scale_lr=1e-3)))
+    graph.eval()
+    made = qt.convert(graph)
+    qt.set_mode(graph, "integers")
+    with torch.no_grad():
+        if not torch.equal(made(case.one), graph(case.one)):
+            raise AssertionError(f"{case.title}: kernels and the simulation of what was trained differ")
+    return made
+
+
+def rows(case: Case, found: Sensitivity, train: bool) -> list[Row]:
+    made = [Row("float", case.model)]
+    made += [
+        Row(f"PTQ {name}", qt.quantize_model(case.model, case.calibration, qt.Recipe(precision)))
+        for name, precision in PRECISIONS.items()
+    ]
+    made += [Row(f"QAT {name}", aware(case, PRECISIONS[name])) for name in ("int4", "int2") if train]
+    size = found.uniform("int4").nbytes
+    plan = found.within(size, "nbytes")
+    made.append(Row(f"mixed, ≤ {size / 1024:.1f} KiB", made_of(case, found, plan)))
+    with torch.no_grad():
+        time = milliseconds(lambda: made[1].model(case.one), rounds=31)
+    _, model, _ = best_within(found, case.model, case.calibration, case.one, 1.02 * time)
+    made.append(Row("mixed, ≤ int8's time", model))
+    before = case.evaluate(case.model)
+    plan, model, _ = fastest(found, case.model, case.calibration, case.evaluate, before - BEARABLE, cost="nbytes")
+    made.append(Row(f"mixed, ≥ {before - BEARABLE:.1%}", model))
+    return made
+
+
+def made_of(case: Case, found: Sensitivity, plan: Any) -> Any:
+    recipe = found.recipe(plan)
+    if all(one.weights == "float" for one in recipe.layers.values()):
+        return case.model
+    return qt.quantize_model(case.model, case.calibration, recipe)
+
+
+def main(case: Callable[[dict[str, Any] | None], Case], words: Sequence[str] | None = None) -> None:
+    """An example's command. case: the state of a trained float model, or None → the Case, trained if need be.
+
+    One thread, as a phone's application would get.
+    """
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", type=Path, help="where the trained float model is kept, and found again")
+    parser.add_argument("--chart", help="an image of what each budget of time buys, .svg or .png")
+    parser.add_argument("--no-training", action="store_true", help="leave quantization-aware training out")
+    options = parser.parse_args(words)
+    torch.set_num_threads(1)
+    qkernels.set_num_threads(1)
+    state = torch.load(options.model) if options.model and options.model.exists() else None
+    made = case(state)
+    if options.model and state is None:
+        torch.save(made.model.state_dict(), options.model)
+    climb(made, options.chart, not options.no_training)
+
+
+def climb(case: Case, chart: str | None = None, train: bool = True) -> list[Row]:
+    """Prints the table and the recommendation; returns the rows."""
+    found = sensitivity(case.model, case.calibration, candidates=PRECISIONS, example=case.one)
+    if chart:
+        plot(found, chart)
+    table = rows(case, found, train)
+    with torch.no_grad():
+        took = side_by_side(
+            {row.name: lambda model=row.model: model(case.one) for row in table}, rounds=51, seconds=8.0
+        )
+    for row in table:
+        row.accuracy, row.milliseconds = case.evaluate(row.model), took[row.name]
+        if row.model is not case.model and "QAT" not in row.name:
+            row.sqnr_db = sqnr(case, row.model)
+        row.nbytes = sum(v.numel() * v.element_size() for v in kept(row.model).values())
+    print(case.title)
+    print(f"{'':26} {'accuracy':>9} {'SQNR dB':>8} {'KiB':>8} {'ms':>8}")
+    for row in table:
+        noise = f"{row.sqnr_db:8.1f}" if row.sqnr_db == row.sqnr_db else f"{'':8}"
+        print(f"{row.name:26} {row.accuracy:9.2%} {noise} {row.nbytes / 1024:8.1f} {row.milliseconds:8.3f}")
+        if case.details(row.model):
+            print(f"{'':26} {case.details(row.model)}")
+    print(found)
+    print(advice(table))
+    return table
+
+
+@torch.no_grad()
+def sqnr(case: Case, model: Any) -> float:
+    """Of the model's output on what was held out, in dB."""
+    truth, y = (torch.cat([one(x) for x in case.test]).double() for one in (case.model, model))
+    return decibels(float((truth**2).sum()), float(((y - truth) ** 2).sum()))
+
+
+def kept(model: Any) -> dict[str, Any]:
+    """What has to be stored: of a float model without what batch norm counts."""
+    return {name: value for name, value in model.state_dict().items() if "num_batches" not in name}
+
+
+def advice(table: list[Row]) -> str:
+    """The smallest of those that lose no more than BEARABLE; of near ties in size (5 %) the fastest."""
+    before = table[0]
+    fits = [row for row in table if row.accuracy >= before.accuracy - BEARABLE]
+    least = min(row.nbytes for row in fits)
+    best = min((row for row in fits if row.nbytes <= 1.05 * least), key=lambda row: row.milliseconds)
+    quick = min(fits, key=lambda row: row.milliseconds)
+    text = (
+        f"Deploy: {best.name}, {before.nbytes / best.nbytes:.1f} times smaller and "
+        f"{before.milliseconds / best.milliseconds:.2f} times as fast as float, at "
+        f"{best.accuracy - before.accuracy:+.2%} of accuracy."
+    )
+    if quick is not best:
+        text += (
+            f" Where time counts more than size: {quick.name}, {before.milliseconds / quick.milliseconds:.2f} times."
+        )
+    return text
+
+
+def fit(x: Any, y: Any, loss: Callable[[Any, Any], Any], batch: int = 64) -> Callable[[Any, int, Any], None]:
+    """A training loop: (model, epochs, optimizer)."""
+
+    def train(model: Any, epochs: int, optimizer: Any) -> None:
+        order = torch.Generator().manual_seed(0)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+        model.train()
+        for _ in range(epochs):
+            for part in torch.randperm(len(x), generator=order).split(batch):
+                optimizer.zero_grad()
+                loss(model(x[part]), y[part]).backward()
+                optimizer.step()
+            schedule.step()
+        model.eval()
+
+    return train

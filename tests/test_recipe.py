@@ -1,0 +1,139 @@
+"""Recipes, the sensitivity of layers, and assignments within a budget."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import practice_cases as cases  # noqa: E402
+
+import qkernels.torch as qt  # noqa: E402
+from qkernels.torch.sensitivity import Option, Sensitivity, best_within, fastest, plot, sensitivity  # noqa: E402
+
+P = qt.Precision
+
+
+@pytest.mark.parametrize("suffix", [".json", ".toml"])
+def test_a_recipe_is_what_its_file_says(suffix: str, tmp_path: Path) -> None:
+    recipe = qt.Recipe(
+        P("int4", 32, rounding="gptq"), {"a.b": P("float"), 'c"d': P("int8", activations="dynamic")}, False, 0.5
+    )
+    path = tmp_path / f"recipe{suffix}"
+    recipe.save(path)
+    assert qt.Recipe.load(path) == recipe
+    text = path.read_text()
+    assert "gptq" in text and text.count("weight_method") == 1  # a layer says what differs
+
+
+BAD = {
+    "version": ("qkernels_recipe = 2\n", "not a recipe of version 1"),
+    "no version": ("", "not a recipe of version 1"),
+    "precision": ('qkernels_recipe = 1\n[layers.x]\nweights = "int3"\n', "layers.x: .*weights='int3', wanted one of"),
+    "key": ("qkernels_recipe = 1\n[default]\nbits = 4\n", "has bits in default"),
+    "top": ("qkernels_recipe = 1\nspeed = 1\n", "has speed, wanted"),
+    "no table": ("qkernels_recipe = 1\n[layers]\nx = 4\n", "has 4 in layers.x"),
+    "syntax": ("qkernels_recipe = = 1\n", "cannot be read"),
+    "smooth": ("qkernels_recipe = 1\nsmooth = 2.0\n", "smooth=2.0"),
+    "percentile": ("qkernels_recipe = 1\n[default]\npercentile = 0\n", "percentile=0"),
+    "group": ("qkernels_recipe = 1\n[default]\ngroup_size = 1\n", "group_size=1"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_files(case: str, tmp_path: Path) -> None:
+    text, message = BAD[case]
+    path = tmp_path / "recipe.toml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        qt.Recipe.load(path)
+    with pytest.raises(ValueError, match=r"wanted \.json or \.toml"):
+        qt.Recipe.load(tmp_path / "recipe.yaml")
+
+
+def invented(seed: int = 0) -> Sensitivity:
+    generator = torch.Generator().manual_seed(seed)
+    options = {}
+    for layer in "abcd":
+        noise, time = torch.rand(3, generator=generator).tolist(), torch.rand(3, generator=generator).tolist()
+        options[layer] = {
+            name: Option(n, milliseconds=t, nbytes=size)
+            for name, n, t, size in zip(("float", "int8", "int4"), (0.0, *noise[1:]), time, (40, 10, 5), strict=True)
+        }
+    return Sensitivity(options, {"float": P("float"), "int8": P(), "int4": P("int4")})
+
+
+@pytest.mark.parametrize("cost", ["milliseconds", "nbytes"])
+@pytest.mark.parametrize("seed", range(4))
+def test_no_assignment_beats_the_front(cost: str, seed: int) -> None:
+    found = invented(seed)
+    front = found.front(cost)
+    for names in itertools.product(("float", "int8", "int4"), repeat=4):
+        plan = found._plan(dict(zip("abcd", names, strict=True)))
+        spent = getattr(plan, cost)
+        slack = spent * 1.002 + 1e-9  # costs are rounded up to 1/4000 of the dearest assignment, for each layer
+        assert any(getattr(one, cost) <= slack and one.noise <= plan.noise + 1e-12 for one in front), names
+    costs, noises = [getattr(one, cost) for one in front], [one.noise for one in front]
+    assert costs == sorted(costs) and noises == sorted(noises, reverse=True)
+
+
+def test_a_budget_is_met_or_the_closest_is_named() -> None:
+    found = invented()
+    plan = found.within(55, "nbytes")
+    assert plan.nbytes <= 55
+    assert plan.noise < found.uniform("int8").noise
+    with pytest.raises(ValueError, match="no assignment costs 19 nbytes or less; the closest costs 20 nbytes"):
+        found.within(19, "nbytes")
+    with pytest.raises(ValueError, match="cost='watts'"):
+        found.front("watts")
+    with pytest.raises(ValueError, match="'int3', wanted one of float, int8, int4"):
+        found.uniform("int3")
+
+
+def test_sensitivity_of_a_network(tmp_path: Path) -> None:
+    model, data, x = cases.image()
+    truth = model(x).detach()
+
+    def evaluate(network: Any) -> float:
+        with torch.no_grad():
+            return -cases.relative(network(x), truth)
+
+    found = sensitivity(model, data, evaluate=evaluate, times=False)
+    assert list(found.options) == ["stem", "block.first", "block.second", "hidden", "last"]
+    for options in found.options.values():
+        assert options["float"].noise == 0 < options["int8"].noise < options["int4"].noise
+        assert options["float"].nbytes > options["int8"].nbytes > options["int4"].nbytes
+        assert options["int4"].loss > 0
+    with pytest.raises(ValueError, match="were not measured"):
+        found.front()
+    alone = qt.quantize_model(model, data, qt.Recipe(P("float"), {"hidden": P("int4", weight_method="mse")}))
+    with torch.no_grad():
+        noise = sum(float(((alone(part) - model(part)) ** 2).sum()) for part in data)
+        noise /= sum(float((model(part) ** 2).sum()) for part in data)
+    assert found.options["hidden"]["int4"].noise == pytest.approx(noise, rel=0.05)
+
+    budget = found.uniform("int4").nbytes + 40
+    plan = found.within(budget, "nbytes")
+    recipe = found.recipe(plan)
+    recipe.save(tmp_path / "recipe.toml")
+    mixed = qt.quantize_model(model, data, qt.Recipe.load(tmp_path / "recipe.toml"))
+    uniform = qt.quantize_model(model, data, qt.Recipe(found.precisions["int4"]))
+    assert evaluate(mixed) > evaluate(uniform)
+    plan, made, reached = fastest(found, model, data, evaluate, -0.05, cost="nbytes")
+    assert reached >= -0.05 and evaluate(made) == reached
+    with pytest.raises(ValueError, match="no assignment reaches 1; the closest"):
+        fastest(found, model, data, evaluate, 1.0, cost="nbytes")
+    timed = sensitivity(model, data[:1], candidates={"int8": P()}, example=x)
+    plan, made, took = best_within(timed, model, data, x, 1e4)
+    assert plan.noise == 0 and took <= 1e4 and made is model  # with time to spare all stays in float
+    with pytest.raises(ValueError, match="no assignment takes 1e-06 ms or less; the closest"):
+        best_within(timed, model, data, x, 1e-6)
+    pytest.importorskip("matplotlib")
+    plot(found, tmp_path / "front.svg", "nbytes")
+    assert "<svg" in (tmp_path / "front.svg").read_text()
+    found.save(tmp_path / "found.json")
+    assert "hidden" in str(found)
