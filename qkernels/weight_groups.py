@@ -90,7 +90,7 @@ class PackedGroups:
         self._sums: np.ndarray | None = None
         size = weight.group_size
         whole = padded(max(k, 1), K_PAD)
-        self.group = whole if size is None else min(size, padded(whole, UNIT))
+        self.group = whole if size is None else padded(min(size, whole), UNIT)
         self.groups = -(-k // self.group)
         n_whole = padded(n, N_PANEL)
 

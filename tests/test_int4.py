@@ -219,3 +219,13 @@ def test_wishes_that_groups_cannot_grant(wish: dict, said: str) -> None:
     with pytest.raises(ValueError, match="linear") as caught:
         qk.linear(given.pop("x"), weight, out=None if "out_scale" in wish else out, **given)
     assert said in str(caught.value) and (out == 5).all()
+
+
+@pytest.mark.parametrize(("k", "group"), [(8, 8), (12, 12), (5, 100), (40, 48)])
+def test_one_group_of_any_length(k: int, group: int) -> None:
+    w = qk.quantize(np.random.default_rng(k).normal(size=(6, k)).astype(F32), dtype="int4", axis=0, group_size=group)
+    x = np.random.default_rng(1).normal(size=(3, k)).astype(F32)
+    exact = x.astype(np.float64) @ w.dequantize().T.astype(np.float64)
+    assert np.allclose(qk.linear(x, w, compute="float32"), exact, atol=1e-5)
+    columns = qk.QTensor(w.codes(), np.asarray(w.scale)[:, 0], dtype="int4", axis=0)
+    assert np.array_equal(qk.linear(x, w), qk.linear(x, columns)) or np.allclose(qk.linear(x, w), qk.linear(x, columns))

@@ -16,7 +16,7 @@ namespace qk {
 namespace {
 
 constexpr int kMaxThreads = 256;
-constexpr int kSpins = 2000;              // about 20 µs: longer than the gap between two layers' products
+constexpr int kSpins = 2000;              // 20 to 90 µs, by the CPU: longer than the gap between two layers' products
 constexpr size_t kKeepBytes = 64u << 20;  // of scratch, a thread: a plain 4096×4096 matrix packed on every call fits
 constexpr size_t kHugePage = 2u << 20;
 
@@ -26,7 +26,9 @@ inline void pause_cpu() {
 #endif
 }
 
-// A thread that runs one task at a time for whoever holds the pool.
+// A thread that runs one task at a time for whoever holds the pool. A task that it has not begun when its giver has
+// nothing else to do is taken back: a sleeping thread, or one whose core is somebody else's just now, costs no more than
+// the call that wakes it.
 class Worker {
  public:
   void start() {
@@ -45,6 +47,8 @@ class Worker {
   }
 
   void wait() {
+    State given = kGiven;
+    if (state_.compare_exchange_strong(given, kIdle)) return task_(context_, index_);
     for (int spin = 0; state_.load(std::memory_order_acquire) != kIdle; ++spin) {
       pause_cpu();
       if (spin > kSpins) sched_yield();
@@ -52,7 +56,7 @@ class Worker {
   }
 
  private:
-  enum State { kIdle, kGiven };
+  enum State { kIdle, kGiven, kBegun };
 
   void loop() {
     for (;;) {
@@ -60,6 +64,8 @@ class Worker {
         pause_cpu();
         if (spin > kSpins) sleep();
       }
+      State given = kGiven;
+      if (!state_.compare_exchange_strong(given, kBegun)) continue;
       task_(context_, index_);
       state_.store(kIdle, std::memory_order_release);
     }
@@ -72,7 +78,7 @@ class Worker {
     asleep_.store(false);
   }
 
-  std::atomic<int> state_{kIdle};
+  std::atomic<State> state_{kIdle};
   std::atomic<bool> asleep_{false};
   std::mutex mutex_;
   std::condition_variable wake_;
