@@ -30,7 +30,7 @@ struct Kept {
 constexpr int kFewRows = 4;
 
 template <Output kType, int kBits>
-QK_KERNEL(256, 2)
+QK_KERNEL(256, 1)
 few_rows(QK_ARGUMENT WeightProduct p) {
   const uint32_t shared = ptx::shared_memory();
   const int lane = ptx::thread() & 31, warp = ptx::thread() >> 5, g = lane >> 2, q = lane & 3;
