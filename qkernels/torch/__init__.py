@@ -20,6 +20,5 @@ from qkernels.torch.recipe import Precision, Recipe
 __all__ = [
     "Int4", "Int8Dynamic", "Int8Static", "Precision", "QConv2d", "QEmbedding", "QLinear", "QLookup", "Recipe",
     "Schedule", "calibrated", "convert", "parameter_groups", "prepare_qat", "quantize_", "quantize_model", "set_mode",
+    "threads",
 ]  # fmt: skip
-
-threads.share()
