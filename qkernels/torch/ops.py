@@ -131,11 +131,8 @@ def eager(x: Any) -> bool:
 
 
 # activation → what ops.linear.of_tensors takes. Another clamp is that itself.
-_SHORT: dict[Any, Any] = {
-    None: None,
-    **activations.CLAMPS,
-    **{name: 1 + i for i, name in enumerate(activations.CURVES)},
-}
+_CURVES = {name: 1 + i for i, name in enumerate(activations.CURVES)}
+_SHORT: dict[Any, Any] = {None: None, **activations.CLAMPS, **_CURVES}
 _NAMES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 
 

@@ -1,8 +1,8 @@
-"""One set of threads for torch and for us.
+"""One set of threads for torch and for us, if asked.
 
-After a parallel loop torch's OpenMP threads spin for milliseconds in wait of the next; threads of our own would have to
-take turns with them on the same CPUs, and lose a scheduler's time slice at each of a layer's products. So products run
-on torch's threads, wherever it is known which run-time has them.
+After a parallel loop torch's OpenMP threads spin for milliseconds in wait of the next, and our own threads take turns
+with them on the same CPUs. Where torch and our products alternate, and no other process wants the CPUs, both are better
+off on one set of threads. Where others do want them, spinning threads lose whole time slices, and ours do not.
 """
 
 from __future__ import annotations
