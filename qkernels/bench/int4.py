@@ -7,12 +7,14 @@ percent of the product with the dequantized weights, by root mean square.
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 import qkernels as qk
+from qkernels.bench import ggml
 from qkernels.bench.contender import Call, Contender, Subject
 from qkernels.bench.linear import operands
 from qkernels.bench.peers import _Library, _quickly
@@ -79,6 +81,16 @@ class Plain(Packed):
 
     def prepare(self, a: np.ndarray, b: np.ndarray, threads: int) -> Call | None:
         return functools.partial(qk.linear, a, self.weight(b))
+
+
+class InBfloat16(Packed):
+    """compute="bfloat16": activations are not quantized."""
+
+    name = "bfloat16"
+
+    def prepare(self, a: np.ndarray, b: np.ndarray, threads: int) -> Call | None:
+        packed, out = qk.pack_linear(self.weight(b)), np.empty((len(a), b.shape[1]), F32)
+        return functools.partial(qk.linear, a, packed, out=out, compute="bfloat16")
 
 
 class _FloatProduct(_Weighted):
@@ -208,6 +220,54 @@ class TorchInt4Pack(_Weighted, _Library):
         return call
 
 
+class Ggml(_Weighted, _Library):
+    """Q4_0 in the buffer of ggml that is fastest here (ggml.py)."""
+
+    name, modules = "ggml_q4_0", ("llama_cpp",)
+
+    def available(self) -> str:
+        return super().available() or ("" if ggml.folder() else "llama_cpp brings no libggml")
+
+    def version(self) -> str:
+        return importlib.metadata.version("llama-cpp-python")
+
+    def prepare(self, a: np.ndarray, b: np.ndarray, threads: int) -> Call | None:
+        if self.group != ggml.GROUP or not self.symmetric or self.two_level:
+            return None
+        codes, scale, _ = self.unsigned(b)
+        return min(ggml.calls(a, codes, scale, threads), key=_quickly)
+
+
+class TorchAo(_Weighted, _Library):
+    """torchao's da8w4_linear_cpu: 4-bit weights with zero points, int8 activations that are quantized before."""
+
+    name, modules = "torchao_da8w4", ("torch", "torchao")
+
+    def version(self) -> str:
+        return importlib.metadata.version("torchao")
+
+    def prepare(self, a: np.ndarray, b: np.ndarray, threads: int) -> Call | None:
+        import torch
+
+        if self.group is None or not hasattr(torch.ops.torchao, "da8w4_linear_cpu"):
+            return None
+        torch.set_num_threads(threads)
+        codes, scale, zero = self.unsigned(b)
+        made = torch.ops.torchao.da8w4_linear_prepack_cpu(
+            torch.from_numpy(codes), torch.from_numpy(scale), torch.from_numpy(zero.astype(np.int8))
+        )
+        x = qk.dynamic_quantize(a, dtype="int8", per="row")
+        rows = torch.from_numpy(np.asarray(x.scale, F32).reshape(-1))
+        q = torch.from_numpy(x.codes())
+        zeros = torch.zeros(len(a), dtype=torch.int32)
+
+        def call() -> Any:
+            with torch.inference_mode():
+                return torch.ops.torchao.da8w4_linear_cpu(q, rows, zeros, *made, None, torch.float32)
+
+        return call
+
+
 def _share_wrong(weighted: _Weighted) -> Callable[..., float]:
     def share_wrong(result: Any, a: np.ndarray, b: np.ndarray) -> float:
         result = np.asarray(result.float() if hasattr(result, "float") else result)
@@ -238,9 +298,9 @@ def _subject(
         return 4 * shape.m * shape.k + weights + 4 * shape.m * shape.n
 
     peers: tuple[Contender, ...] = (
-        MatMulNBits(*how, 4), MatMulNBits(*how, 0), OpenVinoU4(*how), TorchInt4Pack(*how),
+        MatMulNBits(*how, 4), MatMulNBits(*how, 0), OpenVinoU4(*how), TorchInt4Pack(*how), Ggml(*how), TorchAo(*how),
     )  # fmt: skip
-    ours = Packed(*how), Plain(*how)
+    ours = Packed(*how), Plain(*how), InBfloat16(*how)
     wrong = _share_wrong(Packed(*how))
     quick = ("1x4096x4096", "16x4096x4096")
     return Subject(ours, (_FloatProduct(*how),), SHAPES, quick, operands, wrong, kernel, bytes_of), peers
