@@ -1,7 +1,8 @@
 """ggml's product with 4-bit weights, through the libraries that llama-cpp-python brings, by their C API.
 
 Weights are Q4_0: groups of 32, one float16 scale each, no zero point. Activations are quantized by ggml itself. Each
-kind of buffer that its CPU backend knows is tried (plain, repacked, AMX), and the fastest here is kept.
+kind of buffer that its CPU backend knows is tried (plain, repacked), and the fastest here is kept.
+Why not its AMX buffers: compiled by gcc 12, which drops most of a tile configuration, they crash from two rows on.
 """
 
 from __future__ import annotations
@@ -68,7 +69,9 @@ def _buffer_types(g: _Ggml) -> Iterator[int]:
     for i in range(16):
         if not found or not found[i]:
             return
-        yield int(found[i] or 0)
+        kind = int(found[i] or 0)
+        if b"AMX" not in g("ggml_backend_buft_name", kind, result=ctypes.c_char_p):
+            yield kind
 
 
 def _ready(g: _Ggml, kind: int, a: np.ndarray, blocks: np.ndarray, n: int, threads: int) -> Callable[[], np.ndarray]:

@@ -2,6 +2,8 @@
 
 Everybody gets the same codes and scales, and quantizes activations, or not, as it likes: right is what is within a few
 percent of the product with the dequantized weights, by root mean square.
+
+Why not torchao: its wheel declares `da8w4_linear_cpu` and brings no CPU kernel for it; torch's own int4 product is here.
 """
 
 from __future__ import annotations
@@ -238,36 +240,6 @@ class Ggml(_Weighted, _Library):
         return min(ggml.calls(a, codes, scale, threads), key=_quickly)
 
 
-class TorchAo(_Weighted, _Library):
-    """torchao's da8w4_linear_cpu: 4-bit weights with zero points, int8 activations that are quantized before."""
-
-    name, modules = "torchao_da8w4", ("torch", "torchao")
-
-    def version(self) -> str:
-        return importlib.metadata.version("torchao")
-
-    def prepare(self, a: np.ndarray, b: np.ndarray, threads: int) -> Call | None:
-        import torch
-
-        if self.group is None or not hasattr(torch.ops.torchao, "da8w4_linear_cpu"):
-            return None
-        torch.set_num_threads(threads)
-        codes, scale, zero = self.unsigned(b)
-        made = torch.ops.torchao.da8w4_linear_prepack_cpu(
-            torch.from_numpy(codes), torch.from_numpy(scale), torch.from_numpy(zero.astype(np.int8))
-        )
-        x = qk.dynamic_quantize(a, dtype="int8", per="row")
-        rows = torch.from_numpy(np.asarray(x.scale, F32).reshape(-1))
-        q = torch.from_numpy(x.codes())
-        zeros = torch.zeros(len(a), dtype=torch.int32)
-
-        def call() -> Any:
-            with torch.inference_mode():
-                return torch.ops.torchao.da8w4_linear_cpu(q, rows, zeros, *made, None, torch.float32)
-
-        return call
-
-
 def _share_wrong(weighted: _Weighted) -> Callable[..., float]:
     def share_wrong(result: Any, a: np.ndarray, b: np.ndarray) -> float:
         result = np.asarray(result.float() if hasattr(result, "float") else result)
@@ -298,7 +270,7 @@ def _subject(
         return 4 * shape.m * shape.k + weights + 4 * shape.m * shape.n
 
     peers: tuple[Contender, ...] = (
-        MatMulNBits(*how, 4), MatMulNBits(*how, 0), OpenVinoU4(*how), TorchInt4Pack(*how), Ggml(*how), TorchAo(*how),
+        MatMulNBits(*how, 4), MatMulNBits(*how, 0), OpenVinoU4(*how), TorchInt4Pack(*how), Ggml(*how),
     )  # fmt: skip
     ours = Packed(*how), Plain(*how), InBfloat16(*how)
     wrong = _share_wrong(Packed(*how))
