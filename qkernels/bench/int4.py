@@ -3,7 +3,7 @@
 Everybody gets the same codes and scales, and quantizes activations, or not, as it likes: right is what is within a few
 percent of the product with the dequantized weights, by root mean square.
 
-Why not torchao: its wheel declares `da8w4_linear_cpu` and brings no CPU kernel for it; torch's own int4 product is here.
+Why not torchao: its wheel declares `da8w4_linear_cpu` and brings no CPU kernel for it. torch's own product is here.
 """
 
 from __future__ import annotations
