@@ -60,7 +60,7 @@ double peak(idx rounds) { return peak_of<Ymm, 12, 32>(rounds, _mm256_set1_epi32(
 }  // namespace
 
 QK_ROWS
-QK_DEPTHWISE_ROWS("4x8", 60)
+QK_DEPTHWISE_ROWS("4x8", 45)
 
 }  // namespace x86_avx2
 }  // namespace qk

@@ -61,7 +61,7 @@ double peak(idx rounds) { return peak_of<Zmm, 24, 64>(rounds, _mm512_set1_epi32(
 }  // namespace
 
 QK_ROWS
-QK_DEPTHWISE_ROWS("4x16", 110)
+QK_DEPTHWISE_ROWS("4x16", 70)
 
 }  // namespace x86_avx512bw
 }  // namespace qk

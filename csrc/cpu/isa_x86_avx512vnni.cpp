@@ -32,7 +32,7 @@ double peak(idx rounds) { return peak_of<Zmm, 24, 128>(rounds, _mm512_set1_epi32
 }  // namespace
 
 QK_ROWS
-QK_DEPTHWISE_ROWS("4x16", 250)
+QK_DEPTHWISE_ROWS("4x16", 110)
 
 }  // namespace x86_avx512vnni
 }  // namespace qk

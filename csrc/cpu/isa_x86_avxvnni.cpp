@@ -46,7 +46,7 @@ double peak(idx rounds) { return peak_of<Ymm, 12, 64>(rounds, _mm256_set1_epi32(
 }  // namespace
 
 QK_ROWS
-QK_DEPTHWISE_ROWS("4x8", 150)
+QK_DEPTHWISE_ROWS("4x8", 85)
 
 }  // namespace x86_avxvnni
 }  // namespace qk

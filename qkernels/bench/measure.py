@@ -14,6 +14,7 @@ from qkernels.bench import limits, timing
 from qkernels.bench.contender import GEMM, Call, Contender, Subject
 from qkernels.bench.shapes import Gemm
 
+BESIDE = {"bfloat16"}  # ours in another mode: shown among the peers, and none
 IDLE_SECONDS = 4e-3  # before a contender, where a library's threads may still spin
 PATIENCE_SECONDS = 3.0  # for one call of a peer: some take a minute for what others do in one
 TOO_SLOW = "too slow"
@@ -69,7 +70,7 @@ class Result:
 
     def best_peer(self) -> str:
         """The fastest whose numbers are right; empty without one."""
-        right = [name for name in self.peers() if name in self.samples]
+        right = [name for name in self.peers() if name in self.samples and name not in BESIDE]
         return min(right, key=self.us, default="")
 
 
