@@ -122,4 +122,17 @@ class Hosted {
   bool begun_ = false;
 };
 
+// What a call with these arguments will want of its caller's memory. `read` makes a Call of them, as the call itself does,
+// but for pointers that a query may leave out.
+template <class Call, class Args>
+int32_t workspace(int32_t (*read)(const Args*, bool query, Call&, const Say&), const Args* args, int32_t tasks,
+                  size_t* bytes, char* message, size_t message_bytes) {
+  const Say say = say_to(message, message_bytes);
+  if (!bytes) return say(QK_NULL_POINTER, "bytes is NULL");
+  Call c;
+  if (const int32_t status = read(args, true, c, say)) return status;
+  *bytes = c.room.bytes(tasks);
+  return QK_OK;
+}
+
 }  // namespace qk::capi

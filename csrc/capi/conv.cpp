@@ -182,12 +182,7 @@ using namespace qk::capi;
 extern "C" {
 
 int32_t qk_conv_workspace(const qk_conv_args* args, int32_t tasks, size_t* bytes, char* message, size_t message_bytes) {
-  const Say say = say_to(message, message_bytes);
-  if (!bytes) return say(QK_NULL_POINTER, "bytes is NULL");
-  Call c;
-  if (const int32_t status = read_conv(args, true, c, say)) return status;
-  *bytes = c.room.bytes(tasks);
-  return QK_OK;
+  return workspace(read_conv, args, tasks, bytes, message, message_bytes);
 }
 
 int32_t qk_conv(const qk_conv_args* args, const qk_host* host, char* message, size_t message_bytes) {

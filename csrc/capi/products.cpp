@@ -196,12 +196,7 @@ using namespace qk::capi;
 extern "C" {
 
 int32_t qk_gemm_workspace(const qk_gemm_args* args, int32_t tasks, size_t* bytes, char* message, size_t message_bytes) {
-  const Say say = say_to(message, message_bytes);
-  if (!bytes) return say(QK_NULL_POINTER, "bytes is NULL");
-  GemmCall c;
-  if (const int32_t status = read_gemm(args, true, c, say)) return status;
-  *bytes = c.room.bytes(tasks);
-  return QK_OK;
+  return workspace(read_gemm, args, tasks, bytes, message, message_bytes);
 }
 
 int32_t qk_gemm(const qk_gemm_args* args, const qk_host* host, char* message, size_t message_bytes) {
@@ -218,12 +213,7 @@ int32_t qk_gemm(const qk_gemm_args* args, const qk_host* host, char* message, si
 
 int32_t qk_linear_workspace(const qk_linear_args* args, int32_t tasks, size_t* bytes, char* message,
                             size_t message_bytes) {
-  const Say say = say_to(message, message_bytes);
-  if (!bytes) return say(QK_NULL_POINTER, "bytes is NULL");
-  LinearCall c;
-  if (const int32_t status = read_linear(args, true, c, say)) return status;
-  *bytes = c.room.bytes(tasks);
-  return QK_OK;
+  return workspace(read_linear, args, tasks, bytes, message, message_bytes);
 }
 
 int32_t qk_linear(const qk_linear_args* args, const qk_host* host, char* message, size_t message_bytes) {
