@@ -368,6 +368,11 @@ PyObject* remember_elements(PyObject*, PyObject* args) {
   Py_RETURN_NONE;
 }
 
+PyObject* forget_elements(PyObject*, PyObject*) {
+  for (Known& entry : known) entry = {};
+  Py_RETURN_NONE;
+}
+
 PyCFunction of(PyObject* (*function)(PyObject*, PyObject* const*, Py_ssize_t)) {
   return reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(function));
 }
@@ -386,6 +391,7 @@ PyMethodDef methods[] = {
      "must decide."},
     {"remember_elements", remember_elements, METH_VARARGS,
      "remember_elements(row, rows, inner): this row runs its op and types at these sizes."},
+    {"forget_elements", forget_elements, METH_NOARGS, "Forget every size."},
     {nullptr, nullptr, 0, nullptr}};
 
 }  // namespace

@@ -38,6 +38,7 @@ from qkernels.backends import (
     reference_topk,
 )
 from qkernels.kernel import Hardware, Kernel, NoKernelError, Problem
+from qkernels.threads import get_num_threads
 
 # The order decides between equal costs.
 KERNELS: tuple[Kernel, ...] = (
@@ -134,8 +135,8 @@ def survey(problem: Problem, hardware: Hardware, pattern: str = "*") -> Explanat
 
 
 @functools.lru_cache(maxsize=4096)
-def _here(problem: Problem, hardware: Hardware, pattern: str) -> Explanation:
-    """`survey` of this machine, and what `tune` found on it."""
+def _here(problem: Problem, hardware: Hardware, pattern: str, threads: int) -> Explanation:
+    """`survey` of this machine, and what `tune` found on it with so many threads."""
     answer = survey(problem, hardware, pattern)
     name = tuned.winner(problem) if pattern == "*" else ""
     best = next((kernel for kernel in KERNELS if kernel.name == name and name in answer.costs), None)
@@ -149,16 +150,19 @@ def forget(*arguments: Any) -> None:
     _here.cache_clear()
     if native._native is not None:
         native._native.forget()
+        native._native.forget_elements()
     for argument in arguments:
         for weight in (argument, getattr(argument, "_packed", None)):
             if weight is not None and hasattr(weight, "_handle"):
                 weight._handle = None
+            if weight is not None and hasattr(weight, "_ready"):  # a PackedConv's
+                weight._ready.clear()
 
 
 def choose(problem: Problem, hardware: Hardware | None = None, pattern: str | None = None) -> Kernel:
     """The kernel that runs `problem`: on `hardware`, pure, or on this machine, as tuned. Raises NoKernelError."""
     pattern = pattern or pattern_in_force()
-    answer = survey(problem, hardware, pattern) if hardware else _here(problem, _this_machine(problem), pattern)
+    answer = survey(problem, hardware, pattern) if hardware else _on_this_machine(problem, pattern)
     if answer.kernel is None:
         same = {k.name for k in KERNELS if k.op == problem.op and k.types == problem.types}
         raise NoKernelError(problem, {name: why for name, why in answer.declined.items() if name in same})
@@ -168,8 +172,9 @@ def choose(problem: Problem, hardware: Hardware | None = None, pattern: str | No
     return answer.kernel
 
 
-def _this_machine(problem: Problem) -> Hardware:
-    return _hardware.beside(int(problem.device.removeprefix("cuda:"))) if problem.device else _hardware.detect()
+def _on_this_machine(problem: Problem, pattern: str) -> Explanation:
+    device = problem.device.removeprefix("cuda:")
+    return _here(problem, _hardware.beside(int(device)) if device else _hardware.detect(), pattern, get_num_threads())
 
 
 @contextlib.contextmanager
@@ -212,7 +217,7 @@ def explain(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Explanation
     problem = problem_of(*args, **kwargs)
     if isinstance(problem, str):
         return Explanation(None, None, {}, {}, problem)
-    answer = _here(problem, _this_machine(problem), pattern_in_force())
+    answer = _on_this_machine(problem, pattern_in_force())
     note = getattr(fn, "note_of", _no_note)(*args, **kwargs)
     if note:
         notes = "\n".join(filter(None, (note, answer.note)))

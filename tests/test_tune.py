@@ -70,6 +70,34 @@ def test_a_weight_that_was_used_before(monkeypatch: pytest.MonkeyPatch) -> None:
     assert names == [other]
 
 
+def test_an_elementwise_operation(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = RNG.normal(size=(7, 33)).astype(np.float32)
+    first = qk.quantize(x, 0.03).codes()
+    qk.quantize(x, 0.03)  # the short way in has a decision
+    other = another(qk.quantize, x, 0.03)
+    make_fastest(monkeypatch, other)
+    qk.tune(qk.quantize, x, 0.03)
+    with dispatch.record() as names:
+        assert np.array_equal(qk.quantize(x, 0.03).codes(), first)
+    assert names == [other]
+
+
+def test_other_numbers_of_threads_are_not_touched(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = qk.get_num_threads()
+    try:
+        qk.set_num_threads(1)
+        before = qk.explain(qk.matmul, A, B).kernel
+        qk.set_num_threads(2)
+        qk.explain(qk.matmul, A, B)
+        make_fastest(monkeypatch, another(qk.matmul, A, B))
+        qk.tune(qk.matmul, A, B)
+        qk.explain(qk.matmul, A, B)
+        qk.set_num_threads(1)
+        assert qk.explain(qk.matmul, A, B).kernel is before
+    finally:
+        qk.set_num_threads(threads)
+
+
 def test_another_process_finds_it(monkeypatch: pytest.MonkeyPatch) -> None:
     other = another(qk.matmul, A, B)
     make_fastest(monkeypatch, other)
