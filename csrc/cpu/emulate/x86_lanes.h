@@ -304,6 +304,8 @@ QK_OF(__m128i, _mm_maskz_loadu_epi8, (__mmask16 mask, const void* p),
       (masked_load<__m128i>(mask, static_cast<const uint8_t*>(p))))
 QK_OF(__m512i, _mm512_maskz_loadu_epi8, (__mmask64 mask, const void* p),
       (masked_load<__m512i>(mask, static_cast<const uint8_t*>(p))))
+QK_OF(__m256i, _mm256_maskz_loadu_epi8, (__mmask32 mask, const void* p),
+      (masked_load<__m256i>(mask, static_cast<const uint8_t*>(p))))
 QK_OF(__m256i, _mm256_maskz_loadu_epi16, (__mmask16 mask, const void* p),
       (masked_load<__m256i>(mask, static_cast<const uint16_t*>(p))))
 
