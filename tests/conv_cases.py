@@ -155,7 +155,8 @@ def finished() -> Iterator[Case]:
 def cases() -> Iterator[Case]:
     yield from finished()
     for seed, (out, zero) in enumerate(itertools.product((*OUTS, "clamped"), ("none", "each"))):  # tiles of the image
-        yield Case(conv((3, 11), 64, 20, (3, 3), pads=1), VALUES[seed % len(VALUES)], "odd", zero, out, "packed", 3000 + seed)
+        geometry = conv((3, 11), 64, 20, (3, 3), pads=1)
+        yield Case(geometry, VALUES[seed % len(VALUES)], "odd", zero, out, "packed", 3000 + seed)
     forms = ("packed", "plain", "packed", "channels of a wider image", "odd address")
     ways = itertools.cycle(itertools.product(forms, VALUES))
     zeros = itertools.cycle(itertools.product(("odd", "none"), ("none", "none", "one", "each")))

@@ -25,8 +25,8 @@ namespace QK_ISA {
 namespace {
 
 constexpr uint32_t kNoTerms[2 * kTileRows] = {};  // of rows
-constexpr idx kMostTogether = 4;           // lines of an image in a pixel
-constexpr idx kMostArranged = 256 << 10;   // bytes of weights in another order
+constexpr idx kMostTogether = 4;                  // lines of an image in a pixel
+constexpr idx kMostArranged = 256 << 10;          // bytes of weights in another order
 
 // Output pixels of a tile: lines are divided evenly. 0 where that is not possible.
 inline idx rows_of_tile(idx width) {
@@ -37,13 +37,13 @@ inline idx rows_of_tile(idx width) {
 
 // How a convolution is laid out. Bytes, unless it says lines, rows or columns.
 struct ConvPlan {
-  idx rows, together;           // of a tile: output pixels; lines of the image in a pixel of the band
-  idx pixel, columns, line;     // of the band
-  idx piece, steps, runs, k;    // of a run: bytes that count, steps
-  bool arranged;                // weights are put into another order
-  idx down, every;              // lines from the first to the last that an output line reads; which of them are needed
-  idx lines, band_lines;        // of a band: output lines
-  idx columns_block;            // of weights that stay in L2
+  idx rows, together;         // of a tile: output pixels; lines of the image in a pixel of the band
+  idx pixel, columns, line;   // of the band
+  idx piece, steps, runs, k;  // of a run: bytes that count, steps
+  bool arranged;              // weights are put into another order
+  idx down, every;            // lines from the first to the last that an output line reads; which of them are needed
+  idx lines, band_lines;      // of a band: output lines
+  idx columns_block;          // of weights that stay in L2
   idx zeros, weights, from, at, sums, total;  // scratch, behind the band
 };
 
@@ -228,7 +228,8 @@ class ConvStrips {
   const uint8_t* tile(idx index) const {
     const ConvShape& s = job_.shape;
     const idx across = s.out[2] / p_.rows;
-    return band_ + index / across * s.stride[1] / p_.every * p_.line + index % across * p_.rows * s.stride[2] * p_.pixel;
+    return band_ + index / across * s.stride[1] / p_.every * p_.line +
+           index % across * p_.rows * s.stride[2] * p_.pixel;
   }
 
   // Two tiles of output pixels, then the next two, past a block of weights that stays in L2; `first`: the first pixel.
@@ -256,8 +257,8 @@ class ConvStrips {
       t.i = pixel, t.j = j, t.cols = min_of(kPair, n.end - j);
       t.begins = j == n.begin, t.ends = j + kPair >= n.end;
       t.zero = t.sum = kNoTerms, t.next = sums_;
-      pipe_.multiply(a, kTileK, job_.shape.stride[2] * p_.pixel, w_ + j / kPanel * panel,
-                     t.cols > kPanel ? panel : 0, p_.steps, sums_, false, true);
+      pipe_.multiply(a, kTileK, job_.shape.stride[2] * p_.pixel, w_ + j / kPanel * panel, t.cols > kPanel ? panel : 0,
+                     p_.steps, sums_, false, true);
     }
   }
 
@@ -290,7 +291,8 @@ struct DirectConv {
 
   static void block(const ConvJob& job, Range lines, void* scratch) {
     if (ToReal<>::takes(*job.epilogue)) ConvStrips<ASigned, WSigned, ToReal<>>::run(job, lines, scratch);
-    else if (job.epilogue->type == Written::u8) ConvStrips<ASigned, WSigned, ToCodes<uint8_t>>::run(job, lines, scratch);
+    else if (job.epilogue->type == Written::u8)
+      ConvStrips<ASigned, WSigned, ToCodes<uint8_t>>::run(job, lines, scratch);
     else ConvStrips<ASigned, WSigned, ToCodes<int8_t>>::run(job, lines, scratch);
   }
 };

@@ -60,8 +60,9 @@ struct Grouped {
     const ConvShape& s = job.shape;
     const idx depth = s.channels / s.groups, per = s.filters / s.groups;
     const idx together = per < D::kChannels ? D::kChannels / per : 1;  // groups of a vector
-    return is_small(s) && together * depth <= 64 && !job.w_zero && (D::kChannels % per == 0 || per % D::kChannels == 0) &&
-           s.filters / job.matrices % kPanel == 0 && (s.dilation[2] == 1 || depth == kGroup) &&
+    return is_small(s) && together * depth <= 64 && !job.w_zero &&
+           (D::kChannels % per == 0 || per % D::kChannels == 0) && s.filters / job.matrices % kPanel == 0 &&
+           (s.dilation[2] == 1 || depth == kGroup) &&
            finishes<D>(*job.epilogue, 1, s.filters, min_of(plan(job).pixels, s.out[2]));
   }
 

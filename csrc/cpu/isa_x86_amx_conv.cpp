@@ -10,9 +10,15 @@ namespace x86_amx_conv {
 
 constexpr double kGops = 3500;
 
-#define QK_DIRECT_ROW(as, ws)                                                                             \
-  {"x86_amx", "x86_amx_conv",                     kGops,                     as, ws, DirectConv<as, ws>::takes, \
-   DirectConv<as, ws>::scratch_bytes, DirectConv<as, ws>::block}
+#define QK_DIRECT_ROW(as, ws)         \
+  {"x86_amx",                         \
+   "x86_amx_conv",                    \
+   kGops,                             \
+   as,                                \
+   ws,                                \
+   DirectConv<as, ws>::takes,         \
+   DirectConv<as, ws>::scratch_bytes, \
+   DirectConv<as, ws>::block}
 
 static const DirectRow rows_here[] = {QK_DIRECT_ROW(false, true), QK_DIRECT_ROW(true, true), QK_DIRECT_ROW(true, false),
                                       QK_DIRECT_ROW(false, false)};

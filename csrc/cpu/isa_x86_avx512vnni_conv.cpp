@@ -48,7 +48,7 @@ constexpr double kGops = 400;
    Grouped<QuadsIsa<as, ws>>::block}
 
 static const DirectRow rows_here[] = {QK_GROUPED_ROW(false, true), QK_GROUPED_ROW(true, true),
-                                       QK_GROUPED_ROW(true, false), QK_GROUPED_ROW(false, false)};
+                                      QK_GROUPED_ROW(true, false), QK_GROUPED_ROW(false, false)};
 const DirectList grouped = {rows_here, 4};
 
 }  // namespace x86_avx512vnni_conv
