@@ -21,9 +21,9 @@ namespace qk {
 namespace {
 
 constexpr idx kTileBytes = 32 << 10, kLeastStrip = 64, kMostStrip = 512;
-constexpr idx kFewQueries = 4;       // at most so many: dot products (topk_few.h), which read faster than products do
-constexpr idx kQueries = 256;        // at a time: the corpus is read again for more
-constexpr double kBytesUs = 1e4;     // of the corpus, read by one core in a microsecond
+constexpr idx kFewQueries = 4;    // at most so many: dot products (topk_few.h), which read faster than products do
+constexpr idx kQueries = 256;     // at a time: the corpus is read again for more
+constexpr double kBytesUs = 1e4;  // of the corpus, read by one core in a microsecond
 
 struct Candidate {
   int64_t score, index;
