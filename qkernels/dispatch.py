@@ -253,7 +253,7 @@ types_on_device = cuda.OUTPUTS
 
 def _finds() -> Any:
     """What finds scales on a GPU: csrc/cuda; Numba where that is not built and it is here."""
-    return numba_cuda if cuda.missing() and numba_cuda.missing() == "" else cuda.elements
+    return numba_cuda if cuda._cuda is None and not numba_cuda.missing() else cuda.elements
 
 
 def find_extremes_on_device(x: Any, ends: Any, repeat: int, group: int) -> None:
