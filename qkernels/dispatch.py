@@ -243,9 +243,25 @@ DeviceBlocks, layout_on_device = cuda.DeviceBlocks, cuda.layout_on_device
 # Its convolutions.
 Filters, arrange_filters, pointwise_on_device = cuda.Filters, cuda.arrange_filters, cuda.run_pointwise
 # And what comes before or after one: scales of ranges, sums of parts of k in 64 bits.
-Found, find_scales_on_device, add_wide_on_device = cuda.Found, cuda.find_scales, cuda.add_wide
+Found, add_wide_on_device = cuda.Found, cuda.add_wide
+pack_codes_on_device, unpack_codes_on_device = cuda.elements.pack, cuda.elements.unpack
+first_not_finite_on_device = cuda.elements.first_not_finite
 Factor, prepare_on_device, row_sums_on_device = cuda.Factor, cuda.prepare_codes, cuda.row_sums
+over_on_device = cuda.over
 types_on_device = cuda.OUTPUTS
+
+
+def _finds() -> Any:
+    """What finds scales on a GPU: csrc/cuda; Numba where that is not built and it is here."""
+    return numba_cuda if cuda._cuda is None and not numba_cuda.missing() else cuda.elements
+
+
+def find_extremes_on_device(x: Any, ends: Any, repeat: int, group: int) -> None:
+    _finds().find_extremes(x, ends, repeat, group)
+
+
+def scales_of_extremes_on_device(*arguments: Any) -> None:
+    _finds().scales_of_extremes(*arguments)
 
 
 def pack_conv_weights(w: Any, groups: int, w_zero: Any, depthwise: bool) -> Any:
