@@ -49,7 +49,7 @@ class Thin {
   }
   static constexpr idx kMostK = 256, kFewColumns = 64, kMostKOfFew = 768;
 
-  struct Sums {  // of up to four tiles
+  struct Sums {                         // of up to four tiles
     idx tiles = 0, whole = 0, end = 0;  // whole ones, then ends of rows; the number of the first
     int32_t* to = nullptr;              // where the whole ones belong
     int32_t* row = nullptr;             // the line in which the first row begins
@@ -111,15 +111,15 @@ class Thin {
     }
   }
 
-#define QK_FIRST(c, t)                                                                           \
-  do {                                                                                           \
-    if (c < next.tiles) _tile_loadd(t, w + c * w_panel_, 64);                                    \
-    if (c < held_.whole) _tile_stored(c, held_.to + c * kPanel, g_.out_row * 4);                 \
-    else if (c < held_.tiles) _tile_stored(c, ends_ + (c - held_.whole) * kTile, kPanel * 4);    \
-    if (c < next.tiles) {                                                                        \
-      _tile_zero(c);                                                                             \
-      QK_TDP(c, 4, t);                                                                           \
-    }                                                                                            \
+#define QK_FIRST(c, t)                                                                        \
+  do {                                                                                        \
+    if (c < next.tiles) _tile_loadd(t, w + c * w_panel_, 64);                                 \
+    if (c < held_.whole) _tile_stored(c, held_.to + c * kPanel, g_.out_row * 4);              \
+    else if (c < held_.tiles) _tile_stored(c, ends_ + (c - held_.whole) * kTile, kPanel * 4); \
+    if (c < next.tiles) {                                                                     \
+      _tile_zero(c);                                                                          \
+      QK_TDP(c, 4, t);                                                                        \
+    }                                                                                         \
   } while (0)
 #define QK_NEXT(c, t)                       \
   do {                                      \
@@ -175,7 +175,7 @@ class Thin {
   uint8_t* const packed_;
   uint8_t* const turned_;
   idx off_, lines_, whole_, tiles_, at_once_;
-  bool shared_;                             // one panel has room for both ends of a row
+  bool shared_;                              // one panel has room for both ends of a row
   __mmask16 heads_[2] = {}, tails_[2] = {};  // of the tiles of ends: lanes of a row's first line, of its last
   Sums held_;
 };
