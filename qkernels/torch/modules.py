@@ -32,7 +32,7 @@ class QWeight(torch.nn.Module):  # type: ignore[misc]
     A cast (`model.half()`, `.to(torch.bfloat16)`) leaves all of them as they are: it says what activations shall be.
     """
 
-    optional = OPTIONAL
+    optional: tuple[str, ...] = OPTIONAL
 
     def __init__(self, shape: tuple[int, ...], dtype: Any, group_size: int | None, scale_dtype: Any, device: Any):
         super().__init__()
@@ -195,9 +195,9 @@ class QLinear(QWeight):
             raise ValueError("QLinear.then: the layer has no output range: a table is of codes; call set_ranges first")
         zero = self.output_zero_point
         dtype = "uint8" if getattr(zero, "dtype", None) is torch.uint8 else "int8"
-        own = self.output_scale.item(), 0 if zero is None else int(zero.item())
-        to = own if out_scale is None else (out_scale, out_zero_point)
-        self.table = _table(function, *own, *to, dtype).to(self.weight.device)
+        scale, point = self.output_scale.item(), 0 if zero is None else int(zero.item())
+        to = (scale, point) if out_scale is None else (out_scale, out_zero_point)
+        self.table = _table(function, scale, point, to[0], to[1], dtype).to(self.weight.device)
         return self
 
     def forward(self, x: Any, residual: Any = None) -> Any:
