@@ -2,8 +2,8 @@
 
     python bench/interleave.py [--threads 1 2] [--share] [--seconds 6]
 
-A float32 product and gelu of torch, and a QLinear, on operands of one size. Alone: each after itself, which finds its
-weights in the caches. Two float products in turn, and two of ours: what new operands cost anybody. In turn: one of each.
+A float32 product and gelu of torch, and a QLinear, on operands of one size. Among its own: two of torch's in turn, and
+two of ours, which is what new operands cost anybody. In turn: one of each.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ def main() -> None:
             two_theirs, two_ours = medians((theirs_a, theirs_b), each), medians((ours_a, ours_b), each)
             turn = medians((theirs_a, ours_b), each)
         for name, alone, mixed in (("torch", two_theirs[0], turn[0]), ("qkernels", two_ours[0], turn[1])):
-            print(f"{threads} threads  {name:9} among its own {alone:7.3f} ms, in turn {mixed:7.3f}  {mixed / alone:.2f}")
+            shown = f"{threads} threads  {name:9} among its own {alone:7.3f} ms"
+            print(f"{shown}, in turn {mixed:7.3f} ms, {mixed / alone:.2f} times as long")
 
 
 if __name__ == "__main__":
