@@ -28,6 +28,7 @@ from qkernels.backends import (
     numba_elementwise,
     numba_groups,
     numba_network,
+    numba_topk,
     numpy_cpu,
     numpy_elementwise,
     numpy_groups,
@@ -39,6 +40,7 @@ from qkernels.backends import (
 )
 from qkernels.kernel import Hardware, Kernel, NoKernelError, Problem
 from qkernels.threads import get_num_threads
+from qkernels.weight import PackedMatrix
 
 # The order decides between equal costs.
 KERNELS: tuple[Kernel, ...] = (
@@ -51,6 +53,7 @@ KERNELS: tuple[Kernel, ...] = (
     *numba_elementwise.KERNELS,
     *numba_groups.KERNELS,
     *numba_network.KERNELS,
+    *numba_topk.KERNELS,
     *numpy_cpu.KERNELS,
     *numpy_elementwise.KERNELS,
     *numpy_groups.KERNELS,
@@ -306,13 +309,22 @@ class ConvRoad:
 class LinearRoad:
     """Likewise of `linear` (csrc/fast_linear.cpp): `of_floats(x, handle, bias, activation, out)` answers, or None; so
     does `of_codes(x, handle, bias, activation, out, scale, zero, out_scale, out_zero)`, with codes or floats, and
-    `of_tensors(x, handle, bias, activation, residual, type)` of tensors, whose activation may be a curve's number."""
+    `of_tensors(x, handle, bias, activation, residual, type)` of tensors, whose activation may be a curve's number, and
+    `static(x, prepared, activation, residual, type)` of tensors with scales that `prepare` was told before."""
 
     def __init__(self, enabled: bool) -> None:
         self.enabled = enabled and native._native is not None
         self.of_floats: Callable[..., Any] = native._native.fast_linear if self.enabled else _decline
         self.of_codes: Callable[..., Any] = native._native.fast_codes if self.enabled else _decline
         self.of_tensors: Callable[..., Any] = native._native.fast_tensors if self.enabled else _decline
+        self.static: Callable[..., Any] = native._native.fast_static if self.enabled else _decline
+        self.state: Callable[..., Any] = native._native.tensors_state if self.enabled else _decline
+
+    def prepare(self, packed: Any, *by: Any) -> Any:
+        """What `static` takes, of an 8-bit weight, a bias, and the scales of inputs and outputs; or None."""
+        if not self.enabled or len(packed.parts) != 1 or not isinstance(packed.parts[0], PackedMatrix):
+            return None
+        return native._native.prepare_linear(native.linear_handle(packed), *by)
 
     def remember(self, kernel: Kernel, packed: Any, m: int) -> None:
         if not self.enabled or _pattern.get() is not None:

@@ -34,7 +34,10 @@ _CURVE = ()  # no clamp: the short road stands aside
 
 _road = dispatch.LinearRoad(enabled=not verbose.ENABLED)
 _of_floats = _road.of_floats
-of_codes, of_tensors = _road.of_codes, _road.of_tensors  # for modules, too, which know what they call
+# for modules, too, which know what they call
+of_codes, of_tensors, of_static, prepare_static, tensors_state = (
+    _road.of_codes, _road.of_tensors, _road.static, _road.prepare, _road.state,
+)  # fmt: skip
 
 
 def pack_linear(weight: Any) -> PackedLinear:
