@@ -21,7 +21,7 @@ class Case(NamedTuple):
     values: str
     x_zero: str  # "none", "odd"
     w_zero: str  # "none", "one", "each"
-    out: str  # of OUTS, or "clamped"
+    out: str  # of OUTS, "clamped", or "steep": products of sums that leave int32
     form: str  # "packed", "plain", "channels of a wider image", "odd address"
     seed: int
 
@@ -147,7 +147,7 @@ def finished() -> Iterator[Case]:
         conv((3, 9), 64, 5, (3, 3))._replace(before=(0, -1, -2), out=(1, 1, 12)),  # to the right of the image
     ]
     forms = itertools.cycle(("packed", "odd address", "channels of a wider image"))
-    outs = itertools.cycle(("uint8", "clamped", "int8", "clamped", "residual"))
+    outs = itertools.cycle(("uint8", "clamped", "int8", "clamped", "residual", "steep", "clamped"))
     for seed, (geometry, kind) in enumerate(itertools.product([*whole, *dense, *gathered, *tiled], VALUES)):
         yield Case(geometry, kind, ("odd", "none")[seed % 2], "none", next(outs), next(forms), 2000 + seed)
 
@@ -212,6 +212,8 @@ def _epilogue(rng: np.random.Generator, case: Case, w_zero: Any) -> Epilogue:
     by = by._replace(limits=(-90, 100) if by.out == "int8" else (7, 255))
     if case.out == "clamped":
         return by
+    if case.out == "steep":
+        return by._replace(m=(10 ** rng.uniform(-5, 9, (1, n))).astype(np.float32))
     if case.out == "residual":
         codes = rng.integers(-128, 128, (pixels, n)).astype(np.int8)
         return by._replace(residual=codes, residual_scale=0.37, residual_zero=-3)
