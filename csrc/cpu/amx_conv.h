@@ -178,7 +178,7 @@ class ConvStrips {
   // Output lines of all images, one below the other.
   static void run(const ConvJob& job, Range lines, void* scratch) {
     Gemm g = {};
-    g.epilogue = job.epilogue;
+    g.epilogue = job.epilogue, g.n = job.shape.filters;
     ConvStrips work(job, g, static_cast<uint8_t*>(scratch));
     const idx height = job.shape.out[1];
     for (idx at = lines.begin; at < lines.end;) {

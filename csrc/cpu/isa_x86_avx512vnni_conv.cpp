@@ -35,7 +35,7 @@ struct QuadsIsa : VnniQuads<Zmm, Bytes512, ASigned, WSigned, 12> {
 
 }  // namespace
 
-constexpr double kGops = 400;
+constexpr double kGops = 600;
 
 #define QK_GROUPED_ROW(as, ws)               \
   {"x86_avx512vnni",                         \
