@@ -4,6 +4,8 @@
 // so a row costs its loads, a dozen operations and its stores, and hides under the next tile's multiplications.
 // 4-byte results leave one aligned line at a time, whatever out's alignment: a line that two tiles share is held back
 // from the first and completed by the second. Stores across lines cost 30 % at 512³.
+// Where k is one step, tiles and drains take their times one after the other (9 and 13 of 22 µs at 1×1 64@56). Neither a
+// drain one tile later, whose sums have left the store buffer, nor its rows between the multiplications makes them overlap.
 // Why a missing float bias is −0.0, which is added: x + −0.0 is x for every x, and the loop needs no branch.
 #pragma once
 #include "amx.h"
