@@ -1,4 +1,4 @@
-"""Buffers flush against memory that may not be touched, before them and behind them. For subprocesses, which may fault."""
+"""Buffers flush against memory that may not be touched, before them and behind. For subprocesses, which may fault."""
 
 from __future__ import annotations
 

@@ -107,7 +107,8 @@ class Strips {
   // Rows m, strip after strip past a block of weights, block after block.
   void rows(Range m, Range n) {
     const idx strip = ceil_div(m.end - m.begin, ceil_div(m.end - m.begin, kRows));
-    const bool few = m.end - m.begin <= 2 * kRows;  // a copy for later is not read often enough: 49×4608×512 120 → 106 µs
+    const bool few =
+        m.end - m.begin <= 2 * kRows;  // a copy for later is not read often enough: 49×4608×512 120 → 106 µs
     const bool direct = (!b_.keep || few) && source_.in_place();
     for (idx n0 = n.begin; n0 < n.end; n0 += b_.nc) {
       const Range block = {n0, min_of(n0 + b_.nc, n.end)}, next = {block.end, min_of(block.end + b_.nc, n.end)};

@@ -189,7 +189,8 @@ bool run_conv(const KernelRow& row, const ConvJob& job, int threads, bool forced
   folded.epilogue = &c.folded;
   if (const DirectRow* direct = direct_of(row, folded)) {
     const double sums = double(pixels * s.filters);
-    const double us = 2e-3 * sums * double(m.k / m.channels * (s.channels / s.groups)) / direct->gops + kOutputUs * sums;
+    const double us =
+        2e-3 * sums * double(m.k / m.channels * (s.channels / s.groups)) / direct->gops + kOutputUs * sums;
     return run_lines(*direct, folded, 1, forced ? threads : threads_for(us, threads));
   }
   // The grid that leaves the largest block smallest; ties go to rows, whose windows are gathered once.

@@ -19,7 +19,19 @@ from typing import Any
 import numpy as np
 
 import qkernels as qk
-from qkernels.bench import conv, conv_floats, elementwise, int4, limits, linear, network, peers, report, roofline, shapes
+from qkernels.bench import (
+    conv,
+    conv_floats,
+    elementwise,
+    int4,
+    limits,
+    linear,
+    network,
+    peers,
+    report,
+    roofline,
+    shapes,
+)
 from qkernels.bench.contender import GEMM, Contender, Subject
 from qkernels.bench.measure import measure
 from qkernels.config import _cpu_name
