@@ -105,7 +105,7 @@ def get_num_threads() -> int:
     ...
 def int4_rows() -> list:
     """
-    Every kernel of 4- and 2-bit weights, as data.
+    Every kernel of weights of 4 and 2 bits, and of 8 with groups, as data.
     """
 def lend_team(run: typing.SupportsInt | typing.SupportsIndex, number: typing.SupportsInt | typing.SupportsIndex, size: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
@@ -117,7 +117,7 @@ def linear(row: typing.SupportsInt | typing.SupportsIndex, a: numpy.ndarray, w: 
     """
 def linear_int4(row: typing.SupportsInt | typing.SupportsIndex, a: numpy.ndarray, w: typing.Any, out: numpy.ndarray, epilogue: tuple, threads: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
     """
-    Kernel.run of op linear with 4- or 2-bit weights.
+    Kernel.run of ops linear and weight_only with such weights.
     """
 def lookup(row: typing.SupportsInt | typing.SupportsIndex, x: typing.Any, table: typing.Any, out: typing.Any, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
@@ -135,7 +135,7 @@ def packed(data: numpy.ndarray, sums: numpy.ndarray, k: typing.SupportsInt | typ
     """
     A handle to packed weights; the caller keeps both buffers alive.
     """
-def packed_int4(data: typing.Any, k: typing.SupportsInt | typing.SupportsIndex, n: typing.SupportsInt | typing.SupportsIndex, bits: typing.SupportsInt | typing.SupportsIndex, group: typing.SupportsInt | typing.SupportsIndex, scales: typing.Any, scale_type: typing.SupportsInt | typing.SupportsIndex, factors: typing.Any, zeros: typing.Any, zero: typing.SupportsInt | typing.SupportsIndex, sums: typing.Any, fits_int8: bool) -> typing_extensions.CapsuleType:
+def packed_int4(data: typing.Any, k: typing.SupportsInt | typing.SupportsIndex, n: typing.SupportsInt | typing.SupportsIndex, bits: typing.SupportsInt | typing.SupportsIndex, w_signed: bool, group: typing.SupportsInt | typing.SupportsIndex, scales: typing.Any, scale_type: typing.SupportsInt | typing.SupportsIndex, factors: typing.Any, zeros: typing.Any, zero: typing.SupportsInt | typing.SupportsIndex, sums: typing.Any, fits_int8: bool, tame_scales: bool) -> typing_extensions.CapsuleType:
     """
     A handle to packed weights; the caller keeps the buffers alive.
     """

@@ -58,10 +58,42 @@ def test_groups_that_kernels_do_not_take_are_exact_too(group: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8"])
-def test_groups_of_bytes_are_exact(dtype: str) -> None:
-    weight = qk.quantize(floats(5, 66), dtype=dtype, axis=0, group_size=32, symmetric=dtype == "int8")
-    x = floats(3, 66)
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize(("group", "stored"), [(16, "float32"), (32, "float16"), (48, "bfloat16"), (128, "float32")])
+@pytest.mark.parametrize("m", [1, 3, 9, 40])
+def test_groups_of_bytes_are_exact(dtype: str, symmetric: bool, group: int, stored: str, m: int) -> None:
+    weight = qk.quantize(
+        floats(37, 200), dtype=dtype, axis=0, group_size=group, symmetric=symmetric, scale_dtype=stored
+    )
+    part = qk.pack_linear(weight).parts[0]
+    assert isinstance(part, PackedGroups) and np.array_equal(part.unpack().T, weight.codes())
+    x, bias = floats(m, 200), floats(37)
+    y = qk.linear(x, weight, bias)
+    assert np.array_equal(y, expected(x, weight, bias)) and np.array_equal(qk.linear(x, weight, bias), y)
+    assert qk.explain(qk.linear, x, weight).problem.layout == f"n16k4x1/{group}"
+
+
+def test_two_level_scales_of_bytes_are_their_products() -> None:
+    weight = qk.quantize(floats(21, 200), dtype="int8", axis=0, group_size=32, two_level=True)
+    x = floats(5, 200)
     assert np.array_equal(qk.linear(x, weight), expected(x, weight))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
+@pytest.mark.parametrize("m", [1, 5, 40])
+def test_bytes_without_groups_compute_in_floats(dtype: str, compute: str, m: int) -> None:
+    weight = qk.quantize(floats(33, 320), dtype=dtype, axis=0, symmetric=dtype == "int8")
+    x, bias = floats(m, 320), floats(33)
+    packed = qk.pack_linear(weight)
+    y = qk.linear(x, packed, compute=compute).astype(np.float64)
+    w = weight.dequantize("float64").T
+    bound = (2.0**-20 if compute == "float32" else 2.0**-7) * (np.abs(x.astype(np.float64)) @ np.abs(w))
+    assert (np.abs(y - x.astype(np.float64) @ w) <= bound).all()
+    if compute == "float32":  # bias and activation after it, in float32
+        z = qk.linear(x, packed, bias, activation="relu", compute=compute)
+        assert np.array_equal(z, np.maximum(y.astype(F32) + bias, 0))
+    assert np.shares_memory(packed._floats._data, packed.parts[0]._data)
 
 
 def test_two_levels_are_integers_all_the_way() -> None:
@@ -125,6 +157,50 @@ def test_compute_in_floats_keeps_its_bound(m: int) -> None:
         y = qk.linear(x, weight, compute=compute)
         exact = ref.weight_only(x, weight.codes().T, weight.scale.T, weight.zero_point.T.astype(int), 32)
         assert (np.abs(y - exact) <= bound * (np.abs(x.astype(np.float64)) @ np.abs(w))).all()
+
+
+def _unusual(kind: str, x: np.ndarray, scale: np.ndarray) -> None:
+    if kind == "positive":  # what is left out of x cannot cancel
+        np.abs(x, out=x)
+    elif kind == "subnormal":
+        x[1, 3], x[2, 5] = 2.0**-149, -(2.0**-130)
+    elif kind == "wide":
+        x[3] *= np.exp2(RNG.uniform(-120, 120, x.shape[1])).astype(F32)
+    elif kind == "large":
+        x[:] = np.copysign(F32(3e36), x)
+        scale *= F32(1e-3)
+    elif kind == "small":
+        x *= F32(1e-30)
+    elif kind == "scales":
+        scale[::2] *= F32(2.0**-60)
+        scale[1::2] *= F32(2.0**30)
+
+
+@pytest.mark.parametrize("kind", ["positive", "subnormal", "wide", "large", "small", "scales", "zeros"])
+@pytest.mark.parametrize("dtype", ["int4", "uint8"])
+@pytest.mark.parametrize("group", [16, 32, 80, 1024])
+def test_unusual_numbers_keep_the_bound_of_float32(kind: str, dtype: str, group: int) -> None:
+    codes = RNG.integers(*((1, 8) if kind == "positive" else (0, 8)), (37, 700)).astype(dtype.replace("4", "8"))
+    scale = np.exp2(RNG.uniform(-9, -5, (37, -(-700 // group)))).astype(F32)
+    x = floats(21, 700) * (kind != "zeros")
+    _unusual(kind, x, scale)
+    weight = qk.QTensor(codes, scale, dtype=dtype, axis=0, group_size=group, group_axis=1)
+    y = qk.linear(x, weight, compute="float32").astype(np.float64)
+    w = weight.dequantize("float64").T
+    size = np.abs(x.astype(np.float64)) @ np.abs(w)
+    assert (np.abs(y - x.astype(np.float64) @ w) <= 2.0**-20 * size + 2.0**-149).all()
+
+
+def test_what_is_not_finite_stays_in_its_row() -> None:
+    weight = qk.quantize(floats(33, 320), dtype="int4", axis=0, group_size=32)
+    x = floats(9, 320)
+    plain = qk.linear(x, weight, compute="float32")
+    x[2, 7], x[5, 9] = np.inf, np.nan
+    y = qk.linear(x, weight, compute="float32")
+    assert not np.isfinite(y[2]).any() and np.isnan(y[5]).all()
+    others = [0, 1, 3, 4, 6, 7, 8]
+    size = np.abs(x[others]) @ np.abs(weight.dequantize().T)
+    assert (np.abs(y[others] - plain[others]) <= 2.0**-19 * size).all()
 
 
 # ---------------------------------------------------------------- experts

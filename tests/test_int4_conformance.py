@@ -1,4 +1,4 @@
-"""Every kernel of 4- and 2-bit weights equals the reference, bit for bit; the packed layouts, exactly."""
+"""Every kernel of weights in groups equals the reference, bit for bit; the packed layouts, exactly."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ def test_equals_the_reference(kernel: Kernel) -> None:
 def test_every_isa_has_every_pair_of_types() -> None:
     for isa in {kernel.isa for kernel in KERNELS}:
         assert {k.types for k in KERNELS if k.isa == isa} == {
-            a + w + acc for a in ("s8", "u8", "f32") for w in ("u4", "u2") for acc in ("f32", "s32")
+            *(a + w + acc for a in ("s8", "u8", "f32") for w in ("u4", "u2") for acc in ("f32", "s32")),
+            *(a + w + "f32" for a in ("s8", "u8", "f32") for w in ("u8", "s8")),
         }
 
 

@@ -13,7 +13,7 @@ struct Layout {  // of one matrix; sizes in bytes
 int32_t lay_out(int64_t k, int64_t n, int64_t group, int32_t bits, bool zeros, bool sums, Layout& l, const Say& say) {
   if (k < 1 || n < 1 || k >= kMost || n >= kMost || !fits(double(k + kPackedK) * double(n + kPanel) * 4))
     return say(QK_BAD_ARGUMENT, "weights of k=%lld, n=%lld, wanted sizes of 1 … 2^31 − 1", (long long)k, (long long)n);
-  if (bits != 4 && bits != 2) return say(QK_BAD_ARGUMENT, "bits is %d, wanted 4 or 2", bits);
+  if (bits != 8 && bits != 4 && bits != 2) return say(QK_BAD_ARGUMENT, "bits is %d, wanted 8, 4 or 2", bits);
   if (group < kUnit || group % kUnit)
     return say(QK_BAD_ARGUMENT, "group is %lld, wanted a multiple of %lld", (long long)group, (long long)kUnit);
   l.k = k, l.n = n;

@@ -1,4 +1,4 @@
-// linear, 4- and 2-bit weights, x86_amx: a panel pair is unpacked once to int8, zero points taken off, and meets all rows.
+// linear, weights of int4.h, x86_amx: a panel pair is unpacked once to int8, zero points taken off, and meets all rows.
 //
 //   for blocks of panels (what stays in L2), strips of 32 rows, chunks of K, pairs of panels, groups g ascending:
 //     tiles    C = A[32, group g] · W[group g, 32]     four tiles, 2×2; each is stored (the group before) just before it
@@ -10,6 +10,8 @@
 // free, 128 double the time), so a group costs its multiplications, 64 cycles a 64 k, or its 128 conversions and fma,
 // whichever is more, and its 128 stores: groups of 32 run at half the rate of groups of 64.
 // Why zero points go into the unpacked bytes: w − z is in −15 … 15, so neither tiles nor float sums know of them.
+// Codes of 8 bits are tiles as they lie, where groups are whole numbers of tiles: nothing is unpacked. A zero point does not
+// fit a byte with them, and enters with the group's sum of A.
 // Groups below 64 make tiles of their own K: a multiplication takes the same 16 cycles, but loads shrink.
 // What lost, at 512×4096×4096: the sums of 2 or 4 groups added together, so that Y is read once for all, 5 to 20 % slower
 // (C leaves L1); software prefetch of the next tiles, 3 to 10 %; 256-bit fma (no faster port, twice the loads); bfloat16
@@ -48,13 +50,14 @@ struct Cut {
 
 // ---- unpacking: panel × group → [step][tile_k/4][16][4] int8, w − z
 
-template <int Bits>
+template <class W>
 inline void unpack_group(const Int4& g, const Cut& cut, idx panel, idx q, int8_t* to) {
-  constexpr int kPlanes = 8 / Bits, kLines = Bits / 2;
+  constexpr int Bits = W::kBits, kPlanes = 8 / Bits, kLines = Bits / 2;
   constexpr idx kLineBytes = kPanel * kGroup, kUnitBytes = kLineBytes * 4;
-  const __m512i mask = _mm512_set1_epi8((1 << Bits) - 1);
+  const __m512i mask = _mm512_set1_epi8(char((1 << Bits) - 1));
   __m512i zero = _mm512_set1_epi8(char(g.zero));
-  if (g.zeros) {
+  if (Bits == 8) zero = _mm512_setzero_si512();
+  else if (g.zeros) {
     const __m128i z = _mm_loadu_si128(reinterpret_cast<const __m128i*>(g.zeros + (panel * cut.groups + q) * kPanel));
     zero = _mm512_mullo_epi32(_mm512_cvtepu8_epi32(z), _mm512_set1_epi32(0x01010101));
   }
@@ -90,16 +93,23 @@ void pack_strip(const Int4& g, const Cut& cut, idx i, idx rows, uint8_t* to) {
     }
 }
 
+// Σ a of every row in every group.
+template <bool ASigned>
+void sum_strip(const Cut& cut, idx rows, const uint8_t* a, int32_t* sums) {
+  for (idx q = 0; q < cut.groups; ++q, sums += rows) {
+    memset(sums, 0, size_t(rows) * 4);
+    for (idx s = 0; s < cut.steps; ++s)
+      for (idx r = 0; r < rows; ++r, a += cut.tile_k) {
+        int32_t sum = 0;
+        for (idx t = 0; t < cut.tile_k; ++t) sum += ASigned ? int32_t(int8_t(a[t])) : int32_t(a[t]);
+        sums[r] += sum;
+      }
+  }
+}
+
 // ---- a strip of rows past pairs of panels, group by group
 
 using Sums = int32_t[kStripRows * kPair];
-
-// A's sign is the kernel's; unpacked weights are signed.
-#define QK_DOT(c, a, w)                           \
-  do {                                            \
-    if constexpr (ASigned) _tile_dpbssd(c, a, w); \
-    else _tile_dpbusd(c, a, w);                   \
-  } while (0)
 
 #define QK_TURN(tile, to)                          \
   do {                                             \
@@ -116,7 +126,7 @@ using Sums = int32_t[kStripRows * kPair];
 
 // C = A · W of a group. The sums of the group before it leave each tile just before it is cleared (before: where to, or
 // null). Why not after all products: a tile that is stored holds its next product up, 34 ns a group against 19.
-template <bool ASigned, bool Lower>
+template <bool ASigned, bool WSigned, bool Lower>
 inline void multiply(const Cut& cut, idx rows, const uint8_t* a, const int8_t* w, idx w_panel, bool far,
                      int32_t* before) {
   const idx upper = upper_rows(rows), a_step = rows * cut.tile_k, w_step = cut.tile_k * kPanel;
@@ -126,16 +136,16 @@ inline void multiply(const Cut& cut, idx rows, const uint8_t* a, const int8_t* w
     _tile_loadd(4, a, cut.tile_k);
     QK_LOAD(6, w);
     if (s == 0) QK_TURN(0, before);
-    QK_DOT(0, 4, 6);
+    QK_TDP(0, 4, 6);
     QK_LOAD(7, w + w_panel);
     if (s == 0) QK_TURN(1, before + kPanel);
-    QK_DOT(1, 4, 7);
+    QK_TDP(1, 4, 7);
     if constexpr (Lower) {
       _tile_loadd(5, below, cut.tile_k);
       if (s == 0) QK_TURN(2, before + upper * kPair);
-      QK_DOT(2, 5, 6);
+      QK_TDP(2, 5, 6);
       if (s == 0) QK_TURN(3, before + upper * kPair + kPanel);
-      QK_DOT(3, 5, 7);
+      QK_TDP(3, 5, 7);
     }
   }
   QK_MEMORY_BARRIER();
@@ -159,27 +169,50 @@ inline __m512i factors_at(const Int4& g, idx at) {
   return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(g.factors + at)));
 }
 
-// y (+)= c · scale of group q, in floats or integers; rows in fours, a pair of panels.
-template <bool Floats, bool First, bool AZero>
-inline void add_rows(const Int4& g, const Cut& cut, const idx (&panels)[2], idx q, idx i, idx rows, const int32_t* c,
-                     int32_t* y) {
+// What zero points take off a sum: kOfA · Σ (w − z), of activations; kOfW · Σ a, of codes of 8 bits.
+enum Terms { kNone = 0, kOfA = 1, kOfW = 2, kOfBoth = 3 };
+template <int Terms>
+struct Of {
+  static constexpr int kOf = Terms;
+};
+
+template <class W>
+inline __m512i zeros_at(const Int4& g, idx at) {
+  const __m512i moved = _mm512_set1_epi32(W::kSigned ? 128 : 0);
+  if (!g.zeros) return _mm512_sub_epi32(_mm512_set1_epi32(g.zero), moved);
+  return _mm512_sub_epi32(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(g.zeros + at))), moved);
+}
+
+struct Added {  // rows i … of a strip, a pair of panels, group q
+  idx panels[2], q, i, rows;
+  const int32_t* a_sums;  // [group][row], or null
+};
+
+// y (+)= c · scale of the group, in floats or integers; rows in fours, a pair of panels.
+template <class W, bool Floats, bool First, int Of>
+inline void add_rows(const Int4& g, const Cut& cut, const Added& at, const int32_t* c, int32_t* y) {
   __m512 scale[2];
-  __m512i factor[2], of_zero[2];
+  __m512i factor[2], of_a[2], of_w[2];
   unroll<2>([&](auto p) QK_INLINE {
-    const idx at = (panels[p] * cut.groups + q) * kPanel;
-    if constexpr (Floats) scale[p] = scales_at(g.scales, g.scale_type, at);
-    else factor[p] = factors_at(g, at);
-    if constexpr (AZero) of_zero[p] = _mm512_loadu_si512(g.w_sums + at);
+    const idx here = (at.panels[p] * cut.groups + at.q) * kPanel;
+    if constexpr (Floats) scale[p] = scales_at(g.scales, g.scale_type, here);
+    else factor[p] = factors_at(g, here);
+    if constexpr (Of & kOfA) of_a[p] = _mm512_loadu_si512(g.w_sums + here);
+    if constexpr (Of & kOfW) of_w[p] = zeros_at<W>(g, here);
   });
-  for (idx r = 0; r < rows; r += 4)
+  for (idx r = 0; r < at.rows; r += 4)
     unroll<8>([&](auto step) QK_INLINE {
       const int p = step % 2;
       const idx row = r + step / 2, here = row * kPair + p * kPanel;
       const __m512i total = First ? _mm512_setzero_si512() : _mm512_loadu_si512(y + here);
       __m512i acc = _mm512_loadu_si512(c + here);
-      if constexpr (AZero) {
-        const __m512i zero = _mm512_set1_epi32(row < rows ? g.a_zero[i + row] : 0);
-        acc = _mm512_sub_epi32(acc, _mm512_mullo_epi32(of_zero[p], zero));
+      if constexpr (Of & kOfA) {
+        const __m512i zero = _mm512_set1_epi32(row < at.rows ? g.a_zero[at.i + row] : 0);
+        acc = _mm512_sub_epi32(acc, _mm512_mullo_epi32(of_a[p], zero));
+      }
+      if constexpr (Of & kOfW) {
+        const __m512i sum = _mm512_set1_epi32(row < at.rows ? at.a_sums[at.q * at.rows + row] : 0);
+        acc = _mm512_sub_epi32(acc, _mm512_mullo_epi32(of_w[p], sum));
       }
       if constexpr (Floats)
         _mm512_storeu_si512(y + here, _mm512_castps_si512(_mm512_fmadd_ps(_mm512_cvtepi32_ps(acc), scale[p],
@@ -188,15 +221,16 @@ inline void add_rows(const Int4& g, const Cut& cut, const idx (&panels)[2], idx 
     });
 }
 
-template <bool Floats>
-inline void add_group(const Int4& g, const Cut& cut, idx pair, idx q, idx i, idx rows, const int32_t* c, int32_t* y) {
-  const idx panels[2] = {2 * pair, min_of(2 * pair + 1, ceil_div(g.n, kPanel) - 1)};
-  if (g.a_zero)
-    q ? add_rows<Floats, false, true>(g, cut, panels, q, i, rows, c, y)
-      : add_rows<Floats, true, true>(g, cut, panels, q, i, rows, c, y);
-  else
-    q ? add_rows<Floats, false, false>(g, cut, panels, q, i, rows, c, y)
-      : add_rows<Floats, true, false>(g, cut, panels, q, i, rows, c, y);
+template <class W, bool Floats>
+inline void add_group(const Int4& g, const Cut& cut, const Added& at, const int32_t* c, int32_t* y) {
+  const auto add = [&](auto of) QK_INLINE {
+    constexpr int kOf = decltype(of)::kOf;
+    at.q ? add_rows<W, Floats, false, kOf>(g, cut, at, c, y) : add_rows<W, Floats, true, kOf>(g, cut, at, c, y);
+  };
+  if constexpr (W::kBits == 8) {
+    if (at.a_sums) return g.a_zero ? add(Of<kOfBoth>{}) : add(Of<kOfW>{});
+  }
+  g.a_zero ? add(Of<kOfA>{}) : add(Of<kNone>{});
 }
 
 // The order of a strip: chunks of groups, pairs, groups. What is late belongs to the item before, so that no pair waits
@@ -214,61 +248,82 @@ struct Walk {
   }
 };
 
-struct Weights {  // of some pairs, unpacked, or unpacked an item at a time into a ring of two
-  int8_t* data;
-  idx panel;  // bytes
+struct Weights {  // of some pairs: unpacked, or an item at a time into a ring of two, or codes of 8 bits in place
+  int8_t* room;
+  const int8_t* there;  // in place, else null
+  idx panel;            // bytes
   bool ring, fresh;
-  int8_t* at(const Cut& cut, const Walk& item, idx turn) const {
-    return ring ? data + (turn & 1) * 2 * panel : data + item.pair * 2 * panel + item.q * cut.group_bytes;
+  int8_t* made(const Cut& cut, const Walk& item, idx turn) const {
+    return ring ? room + (turn & 1) * 2 * panel : room + item.pair * 2 * panel + item.q * cut.group_bytes;
+  }
+  const int8_t* at(const Cut& cut, const Walk& item, idx turn) const {
+    return there ? there + item.pair * 2 * panel + item.q * cut.group_bytes : made(cut, item, turn);
   }
 };
 
-template <bool ASigned, int Bits, bool Floats, bool Lower>
-void strip(const Int4& g, const Cut& cut, const uint8_t* a, idx i, idx rows, idx first_pair, const Weights& w, Walk now,
-           Sums (&c)[2], Sums* y) {
+struct Rows {  // of a strip, packed
+  idx i, count;
+  uint8_t* a;
+  int32_t* sums;  // [group][row], or null
+};
+
+template <bool ASigned, class W, bool Floats, bool Lower>
+void strip(const Int4& g, const Cut& cut, const Rows& rows, idx first_pair, const Weights& w, Walk now, Sums (&c)[2],
+           Sums* y) {
+  constexpr bool WSigned = W::kBits < 8 || W::kSigned;
   const idx panels = ceil_div(g.n, kPanel);
   const auto unpack = [&](const Walk& item, idx turn) QK_INLINE {
     for (idx p = 0; p < 2; ++p)
-      unpack_group<Bits>(g, cut, min_of(2 * (first_pair + item.pair) + p, panels - 1), item.q,
-                         w.at(cut, item, turn) + p * w.panel);
+      unpack_group<W>(g, cut, min_of(2 * (first_pair + item.pair) + p, panels - 1), item.q,
+                      w.made(cut, item, turn) + p * w.panel);
   };
   const auto add = [&](const Walk& item, idx turn) QK_INLINE {
-    add_group<Floats>(g, cut, first_pair + item.pair, item.q, i, rows, c[turn & 1], y[item.pair]);
+    const idx panel = 2 * (first_pair + item.pair);
+    const Added at = {{panel, min_of(panel + 1, panels - 1)}, item.q, rows.i, rows.count, rows.sums};
+    add_group<W, Floats>(g, cut, at, c[turn & 1], y[item.pair]);
   };
   Walk before = now, before_that = now;
   if (w.fresh) unpack(now, 0);
   idx turn = 0;
   for (bool more = true; more; ++turn) {
-    multiply<ASigned, Lower>(cut, rows, a + now.q * cut.steps * rows * cut.tile_k, w.at(cut, now, turn), w.panel,
-                             !w.ring, turn ? c[(turn - 1) & 1] : nullptr);
+    const bool alone = w.there && 2 * (first_pair + now.pair) + 1 >= panels;  // multiplied twice, side by side
+    multiply<ASigned, WSigned, Lower>(cut, rows.count, rows.a + now.q * cut.steps * rows.count * cut.tile_k,
+                                      w.at(cut, now, turn), alone ? 0 : w.panel, !w.ring,
+                                      turn ? c[(turn - 1) & 1] : nullptr);
     const Walk current = now;
     more = now.next();
     if (w.fresh && more) unpack(now, turn + 1);
     if (turn > 1) add(before_that, turn - 2);
     before_that = before, before = current;
   }
-  store_tiles<Lower>(rows, c[(turn - 1) & 1]);
+  store_tiles<Lower>(rows.count, c[(turn - 1) & 1]);
   if (turn > 1) add(before_that, turn - 2);
   add(before, turn - 1);
 }
 
-template <bool ASigned, int Bits, bool Floats>
+template <bool ASigned, class W, bool Floats>
 struct Tiles {
   struct Plan {
     Cut cut;
-    idx pairs;        // at once
-    idx chunk;        // groups whose part of A stays in L1 while the pairs pass
-    bool ring;        // one strip: weights are unpacked and forgotten
-    idx panel;        // bytes of unpacked weights
-    idx a, w, total;  // of the scratch
+    idx pairs;                // at once
+    idx chunk;                // groups whose part of A stays in L1 while the pairs pass
+    bool ring;                // one strip: weights are unpacked and forgotten
+    bool there;               // they are read where they lie
+    bool sums;                // of A, for zero points of codes of 8 bits
+    idx panel;                // bytes of unpacked weights
+    idx a, a_sums, w, total;  // of the scratch
     explicit Plan(const Int4& g) : cut(g) {
-      ring = g.m <= kStripRows;
-      panel = ring ? cut.group_bytes : cut.groups * cut.group_bytes;
-      pairs = min_of(ceil_div(g.n, kPair), ring ? kRingPairs : max_of(g.l2_bytes * 5 / 16 / (panel * 2), 1));
-      chunk = ring ? cut.groups : max_of(kChunkK * kPanel / cut.group_bytes, 1);
+      there = W::kBits == 8 && cut.groups * cut.group_bytes <= g.w_panel;
+      sums = W::kBits == 8 && (g.zeros || g.zero != (W::kSigned ? 128 : 0));
+      const bool one = g.m <= kStripRows;
+      ring = one && !there;
+      panel = there ? g.w_panel : ring ? cut.group_bytes : cut.groups * cut.group_bytes;
+      pairs = min_of(ceil_div(g.n, kPair), one ? kRingPairs : max_of(g.l2_bytes * 5 / 16 / (panel * 2), 1));
+      chunk = one ? cut.groups : max_of(kChunkK * kPanel / cut.group_bytes, 1);
       a = (2 + pairs) * idx(sizeof(Sums));
-      w = a + padded(g.m * cut.k(), 64);
-      total = w + (ring ? 2 : pairs) * 2 * panel;
+      a_sums = a + padded(g.m * cut.k(), 64);
+      w = a_sums + (sums ? padded(g.m * cut.groups * 4, 64) : 0);
+      total = w + (there ? 0 : (ring ? 2 : pairs) * 2 * panel);
     }
   };
   static size_t scratch_bytes(const Int4& g) { return size_t(Plan(g).total); }
@@ -279,20 +334,30 @@ struct Tiles {
     uint8_t* const room = static_cast<uint8_t*>(scratch);
     Sums(&c)[2] = *reinterpret_cast<Sums(*)[2]>(room);
     Sums* const y = reinterpret_cast<Sums*>(room) + 2;
-    uint8_t* const a = room + plan.a;
-    for (idx i = m.begin; i < m.end; i += kStripRows)
-      pack_strip(g, cut, i, min_of(kStripRows, m.end - i), a + (i - m.begin) * cut.k());
+    const auto rows_from = [&](idx i) {
+      const idx first = i - m.begin;
+      int32_t* const sums = reinterpret_cast<int32_t*>(room + plan.a_sums) + first * cut.groups;
+      return Rows{i, min_of(kStripRows, m.end - i), room + plan.a + first * cut.k(), plan.sums ? sums : nullptr};
+    };
+    for (idx i = m.begin; i < m.end; i += kStripRows) {
+      const Rows rows = rows_from(i);
+      pack_strip(g, cut, i, rows.count, rows.a);
+      if (rows.sums) sum_strip<ASigned>(cut, rows.count, rows.a, rows.sums);
+    }
     idx prepared = 0;
     for (idx j0 = n.begin; j0 < n.end; j0 += plan.pairs * kPair)
       for (idx i = m.begin; i < m.end; i += kStripRows) {
-        const idx rows = min_of(kStripRows, m.end - i), pairs = min_of(plan.pairs, ceil_div(n.end - j0, kPair));
-        if (rows != prepared) configure(prepared = rows, cut.tile_k);
-        const Weights w = {reinterpret_cast<int8_t*>(room + plan.w), plan.panel, plan.ring, i == m.begin};
-        const auto run = rows > kTileRows ? strip<ASigned, Bits, Floats, true> : strip<ASigned, Bits, Floats, false>;
-        run(g, cut, a + (i - m.begin) * cut.k(), i, rows, j0 / kPair, w, Walk{pairs, cut.groups, plan.chunk}, c, y);
+        const Rows rows = rows_from(i);
+        const idx pairs = min_of(plan.pairs, ceil_div(n.end - j0, kPair));
+        if (rows.count != prepared) configure(prepared = rows.count, cut.tile_k);
+        const int8_t* const there = reinterpret_cast<const int8_t*>(g.w + j0 / kPanel * g.w_panel);
+        const Weights w = {reinterpret_cast<int8_t*>(room + plan.w), plan.there ? there : nullptr, plan.panel,
+                           plan.ring, !plan.there && i == m.begin};
+        const auto run = rows.count > kTileRows ? strip<ASigned, W, Floats, true> : strip<ASigned, W, Floats, false>;
+        run(g, cut, rows, j0 / kPair, w, Walk{pairs, cut.groups, plan.chunk}, c, y);
         for (idx p = 0; p < pairs; ++p) {
           const idx j = j0 + p * kPair;
-          finish_rows(*g.epilogue, y[p], kPair, i, rows, j, min_of(kPair, n.end - j));
+          finish_rows(*g.epilogue, y[p], kPair, i, rows.count, j, min_of(kPair, n.end - j));
         }
       }
     _tile_release();
@@ -301,9 +366,9 @@ struct Tiles {
 
 // ---- integer sums whose weights, factors included, fit int8: unpacked to n16k4, then gemm's
 
-template <int Bits>
+template <class W>
 void unpack_panel(const Int4& g, idx panel, uint8_t* to) {
-  constexpr int kPlanes = 8 / Bits, kLines = Bits / 2;
+  constexpr int Bits = W::kBits, kPlanes = 8 / Bits, kLines = Bits / 2;
   constexpr idx kLineBytes = kPanel * kGroup;
   const __m512i mask = _mm512_set1_epi8((1 << Bits) - 1), low = _mm512_set1_epi16(0xFF);
   const idx groups = g.groups(), k_whole = g.k_whole();
@@ -338,9 +403,9 @@ struct Bytes : Made {
   void pack(idx i, idx rows, idx k0, idx k, uint8_t* to) const { pack_bytes(product, i, rows, k0, k, to); }
 };
 
-template <bool ASigned, int Bits>
+template <bool ASigned, class W>
 struct Unpacked {
-  using Grouped = Tiles<ASigned, Bits, false>;
+  using Grouped = Tiles<ASigned, W, false>;
 
   static bool suits(const Int4& g) { return g.fits_int8 && !(g.factors && g.a_zero); }
   static size_t scratch_bytes(const Int4& g) {
@@ -354,27 +419,31 @@ struct Unpacked {
     const auto run = ToReal<>::takes(*g.epilogue)      ? Strips<ASigned, true, ToReal<>, Bytes>::block
                      : g.epilogue->type == Written::u8 ? Strips<ASigned, true, ToCodes<uint8_t>, Bytes>::block
                                                        : Strips<ASigned, true, ToCodes<int8_t>, Bytes>::block;
-    run(p, m, n, {{g, p, unpack_panel<Bits>, room}}, room + Made::room_bytes(p));
+    run(p, m, n, {{g, p, unpack_panel<W>, room}}, room + Made::room_bytes(p));
   }
 };
 
 }  // namespace
 
 // clang-format off
-#define QK_AMX_ROW(a, as, bits, w, sums, floats, ...)                                                          \
-  {"linear_" a w sums "_32x32_x86_amx", a w sums, "x86_amx", as, floats, false, bits, kStripRows, kPair, 4, kGops,      \
-   kCallUs, kGbS, __VA_ARGS__::scratch_bytes, __VA_ARGS__::block}
+#define QK_AMX_ROW(a, as, W, w, sums, floats, ...)                                                                    \
+  {"linear_" a w sums "_32x32_x86_amx", a w sums, "x86_amx", as, floats, false, W::kSigned, W::kBits, kStripRows, kPair, 4,  \
+   kGops, kCallUs, kGbS, __VA_ARGS__::scratch_bytes, __VA_ARGS__::block}
 static const Int4Row int4_rows[] = {
-    QK_AMX_ROW("s8", true, 4, "u4", "f32", true, Tiles<true, 4, true>),
-    QK_AMX_ROW("u8", false, 4, "u4", "f32", true, Tiles<false, 4, true>),
-    QK_AMX_ROW("s8", true, 4, "u4", "s32", false, Unpacked<true, 4>),
-    QK_AMX_ROW("u8", false, 4, "u4", "s32", false, Unpacked<false, 4>),
-    QK_AMX_ROW("s8", true, 2, "u2", "f32", true, Tiles<true, 2, true>),
-    QK_AMX_ROW("u8", false, 2, "u2", "f32", true, Tiles<false, 2, true>),
-    QK_AMX_ROW("s8", true, 2, "u2", "s32", false, Unpacked<true, 2>),
-    QK_AMX_ROW("u8", false, 2, "u2", "s32", false, Unpacked<false, 2>)};
+    QK_AMX_ROW("s8", true, U4, "u4", "f32", true, Tiles<true, U4, true>),
+    QK_AMX_ROW("u8", false, U4, "u4", "f32", true, Tiles<false, U4, true>),
+    QK_AMX_ROW("s8", true, U4, "u4", "s32", false, Unpacked<true, U4>),
+    QK_AMX_ROW("u8", false, U4, "u4", "s32", false, Unpacked<false, U4>),
+    QK_AMX_ROW("s8", true, U2, "u2", "f32", true, Tiles<true, U2, true>),
+    QK_AMX_ROW("u8", false, U2, "u2", "f32", true, Tiles<false, U2, true>),
+    QK_AMX_ROW("s8", true, U2, "u2", "s32", false, Unpacked<true, U2>),
+    QK_AMX_ROW("u8", false, U2, "u2", "s32", false, Unpacked<false, U2>),
+    QK_AMX_ROW("s8", true, S8, "s8", "f32", true, Tiles<true, S8, true>),
+    QK_AMX_ROW("u8", false, S8, "s8", "f32", true, Tiles<false, S8, true>),
+    QK_AMX_ROW("s8", true, U8, "u8", "f32", true, Tiles<true, U8, true>),
+    QK_AMX_ROW("u8", false, U8, "u8", "f32", true, Tiles<false, U8, true>)};
 // clang-format on
-const Int4List int4_list = {int4_rows, 8};
+const Int4List int4_list = {int4_rows, 12};
 
 }  // namespace x86_amx
 }  // namespace qk
