@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import typing
 import typing_extensions
-__all__: list[str] = ['add', 'available_cpus', 'cache_bytes', 'conv', 'conv_again', 'conv_ready', 'depthwise', 'depthwise_rows', 'dequantize', 'dynamic_quantize', 'elementwise_rows', 'emulated', 'fast', 'fast_codes', 'fast_dequantize', 'fast_dynamic', 'fast_linear', 'fast_pair', 'fast_quantize', 'fast_requantize', 'fast_tensors', 'features', 'forget', 'forget_elements', 'gemm', 'get_num_threads', 'int4_rows', 'lend_team', 'linear', 'linear_int4', 'lookup', 'mul', 'pack', 'packed', 'packed_int4', 'packed_linear', 'packed_linear_int4', 'peak', 'pool', 'pool_rows', 'quantize', 'read_memory', 'remember', 'remember_elements', 'remember_linear', 'requantize', 'rows', 'set_num_threads', 'softmax', 'topk', 'watch']
+__all__: list[str] = ['add', 'available_cpus', 'cache_bytes', 'conv', 'conv_again', 'conv_ready', 'depthwise', 'depthwise_rows', 'dequantize', 'dynamic_quantize', 'elementwise_rows', 'emulated', 'fast', 'fast_codes', 'fast_dequantize', 'fast_dynamic', 'fast_experts', 'fast_linear', 'fast_pair', 'fast_quantize', 'fast_requantize', 'fast_tensors', 'features', 'forget', 'forget_elements', 'gemm', 'get_num_threads', 'int4_rows', 'lend_team', 'linear', 'linear_experts', 'linear_int4', 'lookup', 'mul', 'pack', 'packed', 'packed_experts', 'packed_int4', 'packed_linear', 'packed_linear_int4', 'peak', 'pool', 'pool_rows', 'quantize', 'read_memory', 'remember', 'remember_elements', 'remember_experts', 'remember_linear', 'requantize', 'rows', 'set_num_threads', 'softmax', 'topk', 'watch']
 def add(row: typing.SupportsInt | typing.SupportsIndex, a: typing.Any, b: typing.Any, a_ratio: typing.SupportsFloat | typing.SupportsIndex, b_ratio: typing.SupportsFloat | typing.SupportsIndex, offset: typing.SupportsFloat | typing.SupportsIndex, out: typing.Any, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
     Kernel.run of one row of add. threads as of gemm.
@@ -65,6 +65,10 @@ def fast_dynamic(*args, **kwargs):
     """
     fast_dynamic(x, dtype, per_row) , or None where Python must decide.
     """
+def fast_experts(*args, **kwargs):
+    """
+    fast_experts(x, experts, offsets, bias, clamp, out) → the result, or None where Python must decide.
+    """
 def fast_linear(*args, **kwargs):
     """
     fast_linear(x, packed, bias, activation, out) → the result, or None where Python must decide.
@@ -115,6 +119,10 @@ def linear(row: typing.SupportsInt | typing.SupportsIndex, a: numpy.ndarray, w: 
     """
     Kernel.run of op linear, on one row. threads 0: as many as set and worth waking; else exactly so many.
     """
+def linear_experts(rows: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], ends: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], x: numpy.ndarray, w: typing.Any, out: numpy.ndarray, epilogue: tuple, bias: typing.Any, threads: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
+    """
+    Rows of x sorted by expert, each against its expert, in one call: Kernel.run of all of them.
+    """
 def linear_int4(row: typing.SupportsInt | typing.SupportsIndex, a: numpy.ndarray, w: typing.Any, out: numpy.ndarray, epilogue: tuple, threads: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
     """
     Kernel.run of ops linear and weight_only with such weights.
@@ -134,6 +142,10 @@ def pack(b: numpy.ndarray, data: numpy.ndarray, sums: numpy.ndarray) -> None:
 def packed(data: numpy.ndarray, sums: numpy.ndarray, k: typing.SupportsInt | typing.SupportsIndex, n: typing.SupportsInt | typing.SupportsIndex, is_signed: bool) -> typing_extensions.CapsuleType:
     """
     A handle to packed weights; the caller keeps both buffers alive.
+    """
+def packed_experts(parts: list) -> typing_extensions.CapsuleType:
+    """
+    A handle to the packed weights of experts; the caller keeps the buffers alive.
     """
 def packed_int4(data: typing.Any, k: typing.SupportsInt | typing.SupportsIndex, n: typing.SupportsInt | typing.SupportsIndex, bits: typing.SupportsInt | typing.SupportsIndex, w_signed: bool, group: typing.SupportsInt | typing.SupportsIndex, scales: typing.Any, scale_type: typing.SupportsInt | typing.SupportsIndex, factors: typing.Any, zeros: typing.Any, zero: typing.SupportsInt | typing.SupportsIndex, sums: typing.Any, fits_int8: bool, tame_scales: bool) -> typing_extensions.CapsuleType:
     """
@@ -174,6 +186,10 @@ def remember(*args, **kwargs):
 def remember_elements(*args, **kwargs):
     """
     remember_elements(row, rows, inner): this row runs its op and types at these sizes.
+    """
+def remember_experts(w: typing.Any, rows: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], counts: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> None:
+    """
+    These kernels were chosen for so many rows of x each: fast_experts takes them.
     """
 def remember_linear(*args, **kwargs):
     """

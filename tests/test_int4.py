@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import itertools
 import pickle
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 import qkernels as qk
+from qkernels import dispatch
 from qkernels.backends import reference as ref
 from qkernels.weight_groups import PackedGroups
 
@@ -229,6 +231,83 @@ def test_each_row_meets_its_expert(how: dict, dtype: str) -> None:
         codes = qk.grouped_linear(q, weight, ends, out_scale=0.5)
         assert isinstance(codes, qk.QTensor) and codes.shape == (11, 21)
     assert qk.grouped_linear(x[:0], weight, [0] * 5).shape == (0, 21)
+
+
+@pytest.fixture
+def together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Expert by expert is not the way, where there are compiled kernels."""
+    module = importlib.import_module("qkernels.ops.grouped_linear")
+    if dispatch.native._native is not None:
+        monkeypatch.setattr(module, "_one_by_one", lambda *args, **kwargs: pytest.fail("one by one"))
+
+
+@pytest.mark.parametrize("how", [{"group_size": 32}, {"group_size": 32, "two_level": True}, {}])
+@pytest.mark.parametrize("dtype", ["int4", "uint4", "int8", "uint8", "int2"])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("compute", ["int8", "float32", "bfloat16"])
+def test_all_experts_in_one_call(how: dict, dtype: str, threads: int, compute: Any, together: None) -> None:
+    symmetric = dtype[0] == "i"
+    weight = qk.quantize(floats(7, 70, 130), dtype=dtype, axis=(0, 1), group_axis=-1, symmetric=symmetric, **how)
+    x, bias, residual = floats(333, 130), floats(7, 70), floats(333, 70)
+    ends = [0, 40, 41, 41, 300, 302, 302, 333]
+    rest: dict = {"activation": "relu", "compute": compute}
+    before = qk.get_num_threads()
+    try:
+        qk.set_num_threads(threads)
+        y = qk.grouped_linear(x, qk.pack_linear(weight), ends, bias, residual=residual, **rest)
+        half = qk.grouped_linear(x.astype(np.float16), weight, ends, out_dtype="float32", compute=compute)
+    finally:
+        qk.set_num_threads(before)
+    for e, (a, b) in enumerate(itertools.pairwise(ends)):
+        if a < b:
+            assert np.array_equal(y[a:b], qk.linear(x[a:b], weight[e], bias[e], residual=residual[a:b], **rest))
+            assert np.array_equal(
+                half[a:b], qk.linear(x[a:b].astype(np.float16).astype(F32), weight[e], compute=compute)
+            )
+
+
+@pytest.mark.skipif(dispatch.native._native is None, reason="no compiled kernels")
+@pytest.mark.parametrize("how", [{"group_size": 32}, {"group_size": 32, "two_level": True}, {}])
+@pytest.mark.parametrize("dtype", ["int4", "uint8"])
+def test_the_short_way_to_experts(how: dict, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("qkernels.ops.grouped_linear")
+    symmetric = dtype[0] == "i"
+    weight = qk.quantize(floats(5, 70, 130), dtype=dtype, axis=(0, 1), group_axis=-1, symmetric=symmetric, **how)
+    x, bias, ends = floats(33, 130), floats(5, 70), np.array([0, 4, 11, 11, 12, 33])
+    rest: dict = {"bias": bias, "activation": "relu6"}
+    wanted = module._one_by_one(x, qk.pack_linear(weight), ends.tolist(), **rest)
+    assert np.array_equal(qk.grouped_linear(x, weight, ends, **rest), wanted)
+    monkeypatch.setattr(module, "_together", lambda *args, **kwargs: pytest.fail("the long way"))
+    out = np.full_like(wanted, 7)
+    for given in (weight, qk.pack_linear(weight)):
+        assert qk.grouped_linear(x, given, ends, out=out, **rest) is out and np.array_equal(out, wanted)
+        assert np.array_equal(qk.grouped_linear(x, given, ends.tolist(), **rest), wanted)
+    monkeypatch.undo()
+    for change in (  # what it does not take goes the long way, or is refused there
+        {"x": np.asfortranarray(x)}, {"offsets": ends.astype(np.int32)}, {"x": x.astype(np.float64)},
+        {"bias": bias.astype(np.float16)}, {"activation": (0.0, 6.0)},
+    ):  # fmt: skip
+        given = {"x": x, "weight": weight, "offsets": ends, **rest, **change}
+        y = qk.grouped_linear(**given)
+        assert y.shape == wanted.shape and np.allclose(y, wanted, atol=0.1)
+        assert "bias" in change or np.array_equal(y.astype(F32), wanted)
+    both = floats(33, 200)  # the result over what is read
+    there = both[:, :130].copy()
+    qk.grouped_linear(there, weight, ends, out=there[:, :70], **rest)
+    assert np.array_equal(there[:, :70], qk.grouped_linear(both[:, :130], weight, ends, **rest))
+    for bad in (ends + 1, ends[:-1], ends[::-1], ends.astype(float)):
+        with pytest.raises((TypeError, ValueError), match="grouped_linear: offsets"):
+            qk.grouped_linear(x, weight, bad, **rest)
+
+
+def test_kernels_that_are_not_compiled_take_experts_one_by_one() -> None:
+    weight = qk.quantize(floats(3, 20, 64), dtype="int4", axis=(0, 1), group_axis=-1, group_size=32)
+    x, ends = floats(6, 64), [0, 2, 2, 6]
+    wanted = qk.grouped_linear(x, weight, ends)
+    for pattern in ("*_numpy", "*_reference"):
+        with qk.use(pattern), dispatch.record() as names:
+            assert np.array_equal(qk.grouped_linear(x, weight, ends), wanted)
+        assert names and all(name.endswith(pattern[1:]) for name in names)
 
 
 @pytest.mark.parametrize(
