@@ -1,4 +1,5 @@
-// Python's door to weights of 4 and 2 bits, and of 8 with groups: rows as data, packed weights as handles, Kernel.run of their rows.
+// Python's door to weights of 4 and 2 bits, and of 8 with groups: rows as data, packed weights as handles, Kernel.run of
+// their rows.
 #include "cpu/int4.h"
 
 #include <vector>

@@ -16,7 +16,7 @@
 // large has no subnormal part. Rows that hold something smaller, infinite or a NaN, and scales beyond 2⁻⁵⁰ … 2²², go the
 // way of vectors (int4_floats.h).
 #pragma once
-#include "amx.h"
+#include "amx_turn.h"
 #include "finish.h"
 #include "int4.h"
 #include "int4_scales512.h"
@@ -180,13 +180,8 @@ inline void pack_reals(const Int4& g, const Steps& s, idx i, idx rows, const int
 
 // ---- a strip of rows past pairs of panels
 
-#define QK_TURN(tile, to)                          \
-  do {                                             \
-    if (before) _tile_stored(tile, to, kPair * 4); \
-    _tile_zero(tile);                              \
-  } while (0)
-
-// C = x · W of a segment, x₃ and x₂ of all steps first: what is added to x₁'s sums rounds them. What was there before leaves just before it is cleared (int4_x86_amx.cpp says why).
+// C = x · W of a segment, x₃ and x₂ of all steps first: what is added to x₁'s sums rounds them. What was there before
+// leaves just before it is cleared (int4_x86_amx.cpp says why).
 template <bool Lower, class Meanwhile>
 QK_INLINE inline void multiply_reals(idx steps, idx rows, const uint8_t* a, const uint8_t* w, idx w_panel,
                                      float* before, const Meanwhile& meanwhile) {
@@ -201,15 +196,15 @@ QK_INLINE inline void multiply_reals(idx steps, idx rows, const uint8_t* a, cons
         const uint8_t* const upper_a = a + (s * kParts + 2 * half + p) * part;
         const bool fresh = half + s + p == 0;
         _tile_loadd(4, upper_a, kTileK);
-        if (fresh) QK_TURN(0, before);
+        if (fresh) QK_TURN_PAIR(0, before);
         _tile_dpbf16ps(0, 4, 6);
-        if (fresh) QK_TURN(1, before + kPanel);
+        if (fresh) QK_TURN_PAIR(1, before + kPanel);
         _tile_dpbf16ps(1, 4, 7);
         if constexpr (Lower) {
           _tile_loadd(5, upper_a + upper * kTileK, kTileK);
-          if (fresh) QK_TURN(2, before + upper * kPair);
+          if (fresh) QK_TURN_PAIR(2, before + upper * kPair);
           _tile_dpbf16ps(2, 5, 6);
-          if (fresh) QK_TURN(3, before + upper * kPair + kPanel);
+          if (fresh) QK_TURN_PAIR(3, before + upper * kPair + kPanel);
           _tile_dpbf16ps(3, 5, 7);
         }
         meanwhile();
@@ -217,21 +212,6 @@ QK_INLINE inline void multiply_reals(idx steps, idx rows, const uint8_t* a, cons
     }
   QK_MEMORY_BARRIER();
 }
-
-template <bool Lower>
-inline void store_reals(idx rows, float* c) {
-  float* const below = c + upper_rows(rows) * kPair;
-  QK_MEMORY_BARRIER();
-  _tile_stored(0, c, kPair * 4);
-  _tile_stored(1, c + kPanel, kPair * 4);
-  if constexpr (Lower) {
-    _tile_stored(2, below, kPair * 4);
-    _tile_stored(3, below + kPanel, kPair * 4);
-  }
-  QK_MEMORY_BARRIER();
-}
-
-#undef QK_TURN
 
 struct Pair {  // of floats, what a sum is and what it lacks
   Sums high, low;
@@ -256,7 +236,8 @@ QK_INLINE inline void weigh(const __m512 (&scale)[2], Range rows, const float* c
     });
 }
 
-// Segments `from` … of a block of k, in runs: a run of all pairs, then the next run. What is late belongs to the item before.
+// Segments `from` … of a block of k, in runs: a run of all pairs, then the next run. What is late belongs to the item
+// before.
 struct RealWalk {
   idx pairs, end, run;
   idx pair = 0, first, segment;
@@ -386,7 +367,7 @@ struct Reals {
       before_that = before, before = now;
       more = now.next();
     }
-    store_reals<Lower>(rows, c[(turn - 1) & 1]);
+    store_tiles<Lower>(rows, c[(turn - 1) & 1]);
     if (turn > 1) take(before_that, turn - 2), weigh_some(rows);
     take(before, turn - 1), weigh_some(rows);
   }

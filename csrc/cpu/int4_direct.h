@@ -7,15 +7,16 @@
 // A code of 8 bits is its own plane, and is seen unsigned too: a signed one is flipped in a register. Where one of two
 // operands must be signed and activations are not (VNNI), the codes are flipped to signed ones, and 128 moves into the
 // zero point.
-// The codes are unsigned and otherwise never flipped: zero points enter once a group, through the group's sum of a, as the start of
-// its accumulator. All of K runs in registers, the sums of a group in 32-bit integers, those of the groups in float
-// (fma, ascending g: A10) or in integers. One row is bound by memory: a panel is one stream, read once, in order.
+// The codes are unsigned and otherwise never flipped: zero points enter once a group, through the group's sum of a, as
+// the start of its accumulator. All of K runs in registers, the sums of a group in 32-bit integers, those of the groups in
+// float (fma, ascending g: A10) or in integers. One row is bound by memory: a panel is one stream, read once, in order.
 //
 // Why rows of A are packed as [k/4][rows][4]: every splat has a constant distance from one pointer.
 // Why not unpack a panel for many rows on VNNI: 3 instructions for 2 · 12 products at 12 rows, and no second copy in L1.
 //
 // `V` names the instruction set: types Reg and Float of kLanes 32-bit lanes; Part and dot/close (how four products are
-// summed; kOneSigned: only of an unsigned and a signed byte); load, plane, flip (the sign of bytes), splat; start, times, add, sub; to_float, scale, fma; store.
+// summed; kOneSigned: only of an unsigned and a signed byte); load, plane, flip (the sign of bytes), splat; start, times,
+// add, sub; to_float, scale, fma; store.
 #pragma once
 #include <string.h>
 

@@ -1,6 +1,6 @@
 // linear, weights of int4.h, x86_amx: a panel pair is unpacked once to int8, zero points taken off, and meets all rows.
 //
-//   for blocks of panels (what stays in L2), strips of 32 rows, chunks of K, pairs of panels, groups g ascending:
+//   for blocks of panels and of K (what stays in L2), strips of 32 rows, chunks of K, pairs of panels, groups g ascending:
 //     tiles    C = A[32, group g] · W[group g, 32]     four tiles, 2×2; each is stored (the group before) just before it
 //                                                      is cleared
 //     unpack   the next group of weights               in the first strip only, while the tiles multiply
@@ -12,17 +12,23 @@
 // Why zero points go into the unpacked bytes: w − z is in −15 … 15, so neither tiles nor float sums know of them.
 // Codes of 8 bits are tiles as they lie, where groups are whole numbers of tiles: nothing is unpacked. A zero point does not
 // fit a byte with them, and enters with the group's sum of A.
+// Up to 64 rows are one pass: a group is unpacked into L1, and meets two strips there (1.43 ms for 1.57 at 64×4096×4096 in
+// groups of 128). For more rows two strips at once are no faster.
+// K in blocks of 1024 only where fewer than 4 pairs of all of K fit in L2: x passes once for 8 pairs, not for each (29 ms
+// for 42 at 512×11008×4096); where more fit, sums that stay in L1 are worth as much.
 // Groups below 64 make tiles of their own K: a multiplication takes the same 16 cycles, but loads shrink.
 // What lost, at 512×4096×4096: the sums of 2 or 4 groups added together, so that Y is read once for all, 5 to 20 % slower
 // (C leaves L1); software prefetch of the next tiles, 3 to 10 %; 256-bit fma (no faster port, twice the loads); bfloat16
 // tiles for groups of 32, whose sums need no conversion: 45 ns a group for 51, in a loop of their own, and twice the
 // unpacked bytes.
-// Integer sums without factors, or whose products with them fit int8, are unpacked whole and run as products of bytes (amx_made.h).
+// Integer sums without factors, or whose products with them fit int8, are unpacked whole and run as products of bytes
+// (amx_made.h).
 #define QK_ISA x86_amx
 #include <string.h>
 
 #include "lanes_avx512.h"
 #include "amx_made.h"
+#include "amx_turn.h"
 #include "int4_scales512.h"
 #include "rows.h"
 #include "unroll.h"
@@ -33,7 +39,9 @@ namespace x86_amx {
 namespace {
 
 constexpr double kGops = 1700, kCallUs = 0.5, kGbS = 25;
-constexpr idx kStripRows = 2 * kTileRows, kMaxTileK = kTileK, kRingPairs = 4, kChunkK = 512;
+constexpr idx kStripRows = 2 * kTileRows, kMaxTileK = kTileK, kChunkK = 512, kDeepK = 1024;
+constexpr idx kRingPairs = 4, kManyPairs = 8;  // at once: of one strip; of more
+constexpr idx kLeastPairs = 4;                 // else K is cut
 
 // How K is cut: every group into `steps` tiles of tile_k, the last of them filled up with zeros.
 struct Cut {
@@ -75,13 +83,13 @@ inline void unpack_group(const Int4& g, const Cut& cut, idx panel, idx q, int8_t
   if (units < all) memset(to, 0, size_t(all - units) * kUnitBytes);
 }
 
-// ---- rows of A as tiles read them: [group][step][rows][tile_k], zeros behind the group
-void pack_strip(const Int4& g, const Cut& cut, idx i, idx rows, uint8_t* to) {
+// ---- rows of A as tiles read them: [group][step][rows][tile_k], zeros behind the group (`height` of them, of which g has `count`: the others are zeros).
+void pack_strip(const Int4& g, const Cut& cut, idx i, idx count, idx height, uint8_t* to) {
   for (idx q = 0; q < cut.groups; ++q)
     for (idx s = 0; s < cut.steps; ++s) {
       const idx first = q * g.group + s * cut.tile_k;
       const idx end = min_of(min_of(first + cut.tile_k, (q + 1) * g.group), g.k), have = max_of(end - first, 0);
-      for (idx r = 0; r < rows; ++r, to += cut.tile_k) {
+      for (idx r = 0; r < count; ++r, to += cut.tile_k) {
         const uint8_t* from = g.a + (i + r) * g.a_row + first * g.a_col;
         if (g.a_col == 1 && have == kMaxTileK) {
           memcpy(to, from, kMaxTileK);
@@ -90,6 +98,8 @@ void pack_strip(const Int4& g, const Cut& cut, idx i, idx rows, uint8_t* to) {
         for (idx t = 0; t < have; ++t) to[t] = from[t * g.a_col];
         memset(to + have, 0, size_t(cut.tile_k - have));
       }
+      memset(to, 0, size_t((height - count) * cut.tile_k));
+      to += (height - count) * cut.tile_k;
     }
 }
 
@@ -111,12 +121,6 @@ void sum_strip(const Cut& cut, idx rows, const uint8_t* a, int32_t* sums) {
 
 using Sums = int32_t[kStripRows * kPair];
 
-#define QK_TURN(tile, to)                          \
-  do {                                             \
-    if (before) _tile_stored(tile, to, kPair * 4); \
-    _tile_zero(tile);                              \
-  } while (0)
-
 // Weights in L2 pass L1 by, where A's part stays: 9.2 ms against 9.8 at 512×4096×4096 in groups of 128.
 #define QK_LOAD(tile, from)                      \
   do {                                           \
@@ -135,31 +139,18 @@ inline void multiply(const Cut& cut, idx rows, const uint8_t* a, const int8_t* w
   for (idx s = 0; s < cut.steps; ++s, a += a_step, below += a_step, w += w_step) {
     _tile_loadd(4, a, cut.tile_k);
     QK_LOAD(6, w);
-    if (s == 0) QK_TURN(0, before);
+    if (s == 0) QK_TURN_PAIR(0, before);
     QK_TDP(0, 4, 6);
     QK_LOAD(7, w + w_panel);
-    if (s == 0) QK_TURN(1, before + kPanel);
+    if (s == 0) QK_TURN_PAIR(1, before + kPanel);
     QK_TDP(1, 4, 7);
     if constexpr (Lower) {
       _tile_loadd(5, below, cut.tile_k);
-      if (s == 0) QK_TURN(2, before + upper * kPair);
+      if (s == 0) QK_TURN_PAIR(2, before + upper * kPair);
       QK_TDP(2, 5, 6);
-      if (s == 0) QK_TURN(3, before + upper * kPair + kPanel);
+      if (s == 0) QK_TURN_PAIR(3, before + upper * kPair + kPanel);
       QK_TDP(3, 5, 7);
     }
-  }
-  QK_MEMORY_BARRIER();
-}
-
-template <bool Lower>
-inline void store_tiles(idx rows, int32_t* c) {
-  int32_t* const below = c + upper_rows(rows) * kPair;
-  QK_MEMORY_BARRIER();
-  _tile_stored(0, c, kPair * 4);
-  _tile_stored(1, c + kPanel, kPair * 4);
-  if constexpr (Lower) {
-    _tile_stored(2, below, kPair * 4);
-    _tile_stored(3, below + kPanel, kPair * 4);
   }
   QK_MEMORY_BARRIER();
 }
@@ -183,8 +174,8 @@ inline __m512i zeros_at(const Int4& g, idx at) {
   return _mm512_sub_epi32(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(g.zeros + at))), moved);
 }
 
-struct Added {  // rows i … of a strip, a pair of panels, group q
-  idx panels[2], q, i, rows;
+struct Added {  // rows i … i + rows − 1, packed as `height`; a pair of panels, group q
+  idx panels[2], q, i, rows, height;
   const int32_t* a_sums;  // [group][row], or null
 };
 
@@ -211,7 +202,7 @@ inline void add_rows(const Int4& g, const Cut& cut, const Added& at, const int32
         acc = _mm512_sub_epi32(acc, _mm512_mullo_epi32(of_a[p], zero));
       }
       if constexpr (Of & kOfW) {
-        const __m512i sum = _mm512_set1_epi32(row < at.rows ? at.a_sums[at.q * at.rows + row] : 0);
+        const __m512i sum = _mm512_set1_epi32(row < at.rows ? at.a_sums[at.q * at.height + row] : 0);
         acc = _mm512_sub_epi32(acc, _mm512_mullo_epi32(of_w[p], sum));
       }
       if constexpr (Floats)
@@ -233,70 +224,88 @@ inline void add_group(const Int4& g, const Cut& cut, const Added& at, const int3
   g.a_zero ? add(Of<kOfA>{}) : add(Of<kNone>{});
 }
 
-// The order of a strip: chunks of groups, pairs, groups. What is late belongs to the item before, so that no pair waits
-// for its last group.
+// The order of a pass: chunks of groups, pairs, groups, strips. What is late belongs to the item before, so that no pair
+// waits for its last group.
 struct Walk {
-  idx pairs, groups, chunk;
-  idx pair = 0, first = 0, q = 0;
+  idx pairs, end, chunk, strips;
+  idx first, q, pair = 0, strip = 0;
   bool next() {
-    if (++q < min_of(first + chunk, groups)) return true;
+    if (++strip < strips) return true;
+    strip = 0;
+    if (++q < min_of(first + chunk, end)) return true;
     q = first;
     if (++pair < pairs) return true;
     pair = 0;
     q = first += chunk;
-    return first < groups;
+    return first < end;
   }
 };
 
-struct Weights {  // of some pairs: unpacked, or an item at a time into a ring of two, or codes of 8 bits in place
+struct Weights {  // of some pairs and groups: unpacked, or an item at a time into a ring of two, or 8 bits in place
   int8_t* room;
-  const int8_t* there;  // in place, else null
-  idx panel;            // bytes
+  const int8_t* there;  // in place, from group 0 on; else null
+  idx panel, first;     // bytes; group
   bool ring, fresh;
+  // turn: of the ring, how many items came before
   int8_t* made(const Cut& cut, const Walk& item, idx turn) const {
-    return ring ? room + (turn & 1) * 2 * panel : room + item.pair * 2 * panel + item.q * cut.group_bytes;
+    return ring ? room + (turn & 1) * 2 * panel : room + item.pair * 2 * panel + (item.q - first) * cut.group_bytes;
   }
   const int8_t* at(const Cut& cut, const Walk& item, idx turn) const {
     return there ? there + item.pair * 2 * panel + item.q * cut.group_bytes : made(cut, item, turn);
   }
 };
 
-struct Rows {  // of a strip, packed
-  idx i, count;
+struct
+    Rows {  // of a pass: up to two strips, packed, as high as the first; a last one has rows of zeros for what it lacks
+  idx i, count, strips, height;
   uint8_t* a;
-  int32_t* sums;  // [group][row], or null
+  int32_t* sums;  // [strip][group][row], or null
+  idx count_of(idx strip) const { return min_of(height, count - strip * height); }
 };
 
 template <bool ASigned, class W, bool Floats, bool Lower>
-void strip(const Int4& g, const Cut& cut, const Rows& rows, idx first_pair, const Weights& w, Walk now, Sums (&c)[2],
-           Sums* y) {
+void pass(const Int4& g, const Cut& cut, const Rows& rows, idx first_pair, const Weights& w, Walk now, Sums (&c)[2],
+          Sums* y, idx y_strip) {
   constexpr bool WSigned = W::kBits < 8 || W::kSigned;
-  const idx panels = ceil_div(g.n, kPanel);
-  const auto unpack = [&](const Walk& item, idx turn) QK_INLINE {
-    for (idx p = 0; p < 2; ++p)
+  const idx panels = ceil_div(g.n, kPanel), height = rows.height, a_group = cut.steps * height * cut.tile_k;
+  const idx a_strip = cut.groups * a_group;
+  const auto unpack = [&](const Walk& item, idx turn, Range which) QK_INLINE {
+    for (idx p = which.begin; p < which.end; ++p)
       unpack_group<W>(g, cut, min_of(2 * (first_pair + item.pair) + p, panels - 1), item.q,
                       w.made(cut, item, turn) + p * w.panel);
   };
   const auto add = [&](const Walk& item, idx turn) QK_INLINE {
     const idx panel = 2 * (first_pair + item.pair);
-    const Added at = {{panel, min_of(panel + 1, panels - 1)}, item.q, rows.i, rows.count, rows.sums};
-    add_group<W, Floats>(g, cut, at, c[turn & 1], y[item.pair]);
+    const int32_t* const sums = rows.sums ? rows.sums + item.strip * height * cut.groups : nullptr;
+    const Added at = {{panel, min_of(panel + 1, panels - 1)},
+                      item.q,
+                      rows.i + item.strip * height,
+                      rows.count_of(item.strip),
+                      height,
+                      sums};
+    add_group<W, Floats>(g, cut, at, c[turn & 1], y[item.strip * y_strip + item.pair]);
   };
   Walk before = now, before_that = now;
-  if (w.fresh) unpack(now, 0);
-  idx turn = 0;
+  if (w.fresh) unpack(now, 0, {0, 2});
+  idx turn = 0, slot = 0;  // slot: of the ring
   for (bool more = true; more; ++turn) {
     const bool alone = w.there && 2 * (first_pair + now.pair) + 1 >= panels;  // multiplied twice, side by side
-    multiply<ASigned, WSigned, Lower>(cut, rows.count, rows.a + now.q * cut.steps * rows.count * cut.tile_k,
-                                      w.at(cut, now, turn), alone ? 0 : w.panel, !w.ring,
-                                      turn ? c[(turn - 1) & 1] : nullptr);
+    const uint8_t* const a = rows.a + now.strip * a_strip + now.q * a_group;
+    multiply<ASigned, WSigned, Lower>(cut, height, a, w.at(cut, now, slot), alone ? 0 : w.panel,
+                                      !w.ring && now.strips == 1, turn ? c[(turn - 1) & 1] : nullptr);
     const Walk current = now;
     more = now.next();
-    if (w.fresh && more) unpack(now, turn + 1);
+    if (w.fresh) {  // the item after this one, in as many parts as there are strips
+      Walk coming = current;
+      coming.strip = coming.strips - 1;
+      if (coming.next())
+        unpack(coming, slot + 1, coming.strips == 1 ? Range{0, 2} : Range{current.strip, current.strip + 1});
+    }
+    slot += now.strip == 0;
     if (turn > 1) add(before_that, turn - 2);
     before_that = before, before = current;
   }
-  store_tiles<Lower>(rows.count, c[(turn - 1) & 1]);
+  store_tiles<Lower>(height, c[(turn - 1) & 1]);
   if (turn > 1) add(before_that, turn - 2);
   add(before, turn - 1);
 }
@@ -306,8 +315,10 @@ struct Tiles {
   struct Plan {
     Cut cut;
     idx pairs;                // at once
+    idx deep;                 // groups at once
     idx chunk;                // groups whose part of A stays in L1 while the pairs pass
-    bool ring;                // one strip: weights are unpacked and forgotten
+    idx high;                 // strips of a pass
+    bool ring;                // one pass: weights are unpacked and forgotten
     bool there;               // they are read where they lie
     bool sums;                // of A, for zero points of codes of 8 bits
     idx panel;                // bytes of unpacked weights
@@ -315,14 +326,19 @@ struct Tiles {
     explicit Plan(const Int4& g) : cut(g) {
       there = W::kBits == 8 && cut.groups * cut.group_bytes <= g.w_panel;
       sums = W::kBits == 8 && (g.zeros || g.zero != (W::kSigned ? 128 : 0));
-      const bool one = g.m <= kStripRows;
-      ring = one && !there;
-      panel = there ? g.w_panel : ring ? cut.group_bytes : cut.groups * cut.group_bytes;
-      pairs = min_of(ceil_div(g.n, kPair), one ? kRingPairs : max_of(g.l2_bytes * 5 / 16 / (panel * 2), 1));
-      chunk = one ? cut.groups : max_of(kChunkK * kPanel / cut.group_bytes, 1);
-      a = (2 + pairs) * idx(sizeof(Sums));
-      a_sums = a + padded(g.m * cut.k(), 64);
-      w = a_sums + (sums ? padded(g.m * cut.groups * 4, 64) : 0);
+      high = g.m > kStripRows && g.m <= 2 * kStripRows ? 2 : 1;
+      const bool one = g.m <= kStripRows, once = g.m <= high * kStripRows;
+      ring = once && !there;
+      const idx of_group = cut.group_bytes / kPanel;
+      const idx fit = g.l2_bytes * 5 / 16 / (cut.groups * cut.group_bytes * 2);  // whole pairs
+      deep = once || fit >= kLeastPairs ? cut.groups : min_of(cut.groups, max_of(kDeepK / of_group, 1));
+      panel = there ? g.w_panel : (ring ? 1 : deep) * cut.group_bytes;
+      pairs = min_of(ceil_div(g.n, kPair), one ? kRingPairs : once || fit < kLeastPairs ? kManyPairs : fit);
+      chunk = one ? cut.groups : max_of((once ? kChunkK / 2 : kChunkK) / of_group, 1);
+      const idx strips = deep == cut.groups ? high : ceil_div(g.m, kStripRows);
+      a = (2 + strips * pairs) * idx(sizeof(Sums));
+      a_sums = a + padded((g.m + 1) * cut.k(), 64);
+      w = a_sums + (sums ? padded((g.m + 1) * cut.groups * 4, 64) : 0);
       total = w + (there ? 0 : (ring ? 2 : pairs) * 2 * panel);
     }
   };
@@ -334,32 +350,48 @@ struct Tiles {
     uint8_t* const room = static_cast<uint8_t*>(scratch);
     Sums(&c)[2] = *reinterpret_cast<Sums(*)[2]>(room);
     Sums* const y = reinterpret_cast<Sums*>(room) + 2;
+    const idx pass_rows = plan.high * kStripRows;
     const auto rows_from = [&](idx i) {
-      const idx first = i - m.begin;
+      const idx first = i - m.begin, count = min_of(pass_rows, m.end - i), strips = ceil_div(count, kStripRows);
       int32_t* const sums = reinterpret_cast<int32_t*>(room + plan.a_sums) + first * cut.groups;
-      return Rows{i, min_of(kStripRows, m.end - i), room + plan.a + first * cut.k(), plan.sums ? sums : nullptr};
+      return Rows{
+          i, count, strips, ceil_div(count, strips), room + plan.a + first * cut.k(), plan.sums ? sums : nullptr};
     };
-    for (idx i = m.begin; i < m.end; i += kStripRows) {
+    for (idx i = m.begin; i < m.end; i += pass_rows) {
       const Rows rows = rows_from(i);
-      pack_strip(g, cut, i, rows.count, rows.a);
-      if (rows.sums) sum_strip<ASigned>(cut, rows.count, rows.a, rows.sums);
+      for (idx s = 0; s < rows.strips; ++s) {
+        uint8_t* const to = rows.a + s * rows.height * cut.k();
+        pack_strip(g, cut, i + s * rows.height, rows.count_of(s), rows.height, to);
+        if (rows.sums) sum_strip<ASigned>(cut, rows.height, to, rows.sums + s * rows.height * cut.groups);
+      }
     }
     idx prepared = 0;
-    for (idx j0 = n.begin; j0 < n.end; j0 += plan.pairs * kPair)
-      for (idx i = m.begin; i < m.end; i += kStripRows) {
-        const Rows rows = rows_from(i);
-        const idx pairs = min_of(plan.pairs, ceil_div(n.end - j0, kPair));
-        if (rows.count != prepared) configure(prepared = rows.count, cut.tile_k);
-        const int8_t* const there = reinterpret_cast<const int8_t*>(g.w + j0 / kPanel * g.w_panel);
-        const Weights w = {reinterpret_cast<int8_t*>(room + plan.w), plan.there ? there : nullptr, plan.panel,
-                           plan.ring, !plan.there && i == m.begin};
-        const auto run = rows.count > kTileRows ? strip<ASigned, W, Floats, true> : strip<ASigned, W, Floats, false>;
-        run(g, cut, rows, j0 / kPair, w, Walk{pairs, cut.groups, plan.chunk}, c, y);
-        for (idx p = 0; p < pairs; ++p) {
-          const idx j = j0 + p * kPair;
-          finish_rows(*g.epilogue, y[p], kPair, i, rows.count, j, min_of(kPair, n.end - j));
+    for (idx j0 = n.begin; j0 < n.end; j0 += plan.pairs * kPair) {
+      const idx pairs = min_of(plan.pairs, ceil_div(n.end - j0, kPair));
+      const int8_t* const there = reinterpret_cast<const int8_t*>(g.w + j0 / kPanel * g.w_panel);
+      for (idx q = 0; q < cut.groups; q += plan.deep)
+        for (idx i = m.begin; i < m.end; i += pass_rows) {
+          const Rows rows = rows_from(i);
+          if (rows.height != prepared) configure(prepared = rows.height, cut.tile_k);
+          const Weights w = {reinterpret_cast<int8_t*>(room + plan.w),
+                             plan.there ? there : nullptr,
+                             plan.panel,
+                             q,
+                             plan.ring,
+                             !plan.there && i == m.begin};
+          const auto run = rows.height > kTileRows ? pass<ASigned, W, Floats, true> : pass<ASigned, W, Floats, false>;
+          const Walk walk = {pairs, min_of(q + plan.deep, cut.groups), plan.chunk, rows.strips, q, q};
+          Sums* const mine = y + (plan.deep == cut.groups ? 0 : (i - m.begin) / kStripRows * plan.pairs);
+          run(g, cut, rows, j0 / kPair, w, walk, c, mine, plan.pairs);
+          if (q + plan.deep < cut.groups) continue;
+          for (idx s = 0; s < rows.strips; ++s)
+            for (idx p = 0; p < pairs; ++p) {
+              const idx j = j0 + p * kPair;
+              finish_rows(*g.epilogue, mine[s * plan.pairs + p], kPair, i + s * rows.height, rows.count_of(s), j,
+                          min_of(kPair, n.end - j));
+            }
         }
-      }
+    }
     _tile_release();
   }
 };
