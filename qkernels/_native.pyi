@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import typing
 import typing_extensions
-__all__: list[str] = ['add', 'available_cpus', 'cache_bytes', 'conv', 'conv_again', 'conv_ready', 'depthwise', 'depthwise_rows', 'dequantize', 'dynamic_quantize', 'elementwise_rows', 'emulated', 'fast', 'fast_codes', 'fast_dequantize', 'fast_dynamic', 'fast_experts', 'fast_linear', 'fast_pair', 'fast_quantize', 'fast_requantize', 'fast_tensors', 'features', 'forget', 'forget_elements', 'gemm', 'get_num_threads', 'int4_rows', 'lend_team', 'linear', 'linear_experts', 'linear_int4', 'lookup', 'mul', 'pack', 'packed', 'packed_experts', 'packed_int4', 'packed_linear', 'packed_linear_int4', 'peak', 'pool', 'pool_rows', 'quantize', 'read_memory', 'remember', 'remember_elements', 'remember_experts', 'remember_linear', 'requantize', 'rows', 'set_num_threads', 'softmax', 'topk', 'watch']
+__all__: list[str] = ['add', 'available_cpus', 'cache_bytes', 'conv', 'conv_again', 'conv_ready', 'conv_repeat', 'conv_types', 'depthwise', 'depthwise_rows', 'dequantize', 'dynamic_quantize', 'elementwise_rows', 'emulated', 'fast', 'fast_codes', 'fast_conv', 'fast_dequantize', 'fast_dynamic', 'fast_experts', 'fast_linear', 'fast_pair', 'fast_quantize', 'fast_requantize', 'fast_static', 'fast_tensors', 'features', 'forget', 'forget_elements', 'gemm', 'get_num_threads', 'int4_rows', 'lend_team', 'linear', 'linear_experts', 'linear_int4', 'lookup', 'mul', 'pack', 'packed', 'packed_experts', 'packed_int4', 'packed_linear', 'packed_linear_int4', 'peak', 'pool', 'pool_rows', 'prepare_linear', 'quantize', 'read_memory', 'remember', 'remember_elements', 'remember_experts', 'remember_linear', 'requantize', 'rows', 'set_num_threads', 'softmax', 'tensors_state', 'topk', 'watch']
 def add(row: typing.SupportsInt | typing.SupportsIndex, a: typing.Any, b: typing.Any, a_ratio: typing.SupportsFloat | typing.SupportsIndex, b_ratio: typing.SupportsFloat | typing.SupportsIndex, offset: typing.SupportsFloat | typing.SupportsIndex, out: typing.Any, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
     Kernel.run of one row of add. threads as of gemm.
@@ -28,6 +28,14 @@ def conv_again(ready: typing_extensions.CapsuleType, x: numpy.ndarray, out: nump
 def conv_ready(is_depthwise: bool, row: typing.SupportsInt | typing.SupportsIndex, x: numpy.ndarray, data: numpy.ndarray, sums: numpy.ndarray, matrices: typing.SupportsInt | typing.SupportsIndex, w_signed: bool, geometry: tuple, out: numpy.ndarray, x_zero: typing.SupportsInt | typing.SupportsIndex, epilogue: tuple) -> typing_extensions.CapsuleType:
     """
     Either of them, checked but not run; for `conv_again`.
+    """
+def conv_repeat(*args, **kwargs):
+    """
+    conv_repeat(ready, x, bias, residual, fixed, shape, parts): what fast_conv compares a call with, or None.
+    """
+def conv_types(*args, **kwargs):
+    """
+    conv_types(QTensor, PackedConv): the classes whose slots are read.
     """
 def depthwise(row: typing.SupportsInt | typing.SupportsIndex, x: numpy.ndarray, data: numpy.ndarray, sums: numpy.ndarray, w_signed: bool, geometry: tuple, out: numpy.ndarray, x_zero: typing.SupportsInt | typing.SupportsIndex, epilogue: tuple, threads: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
     """
@@ -57,6 +65,10 @@ def fast_codes(*args, **kwargs):
     """
     fast_codes(x, packed, bias, activation, out, scale, zero, out_scale, out_zero) → likewise, of codes.
     """
+def fast_conv(*args, **kwargs):
+    """
+    fast_conv(x, weight, bias, residual, out, *fixed) → a QTensor, or None where Python must decide.
+    """
 def fast_dequantize(*args, **kwargs):
     """
     fast_dequantize(codes, scale, zero, axes) → float32, or None where Python must decide.
@@ -84,6 +96,10 @@ def fast_quantize(*args, **kwargs):
 def fast_requantize(*args, **kwargs):
     """
     fast_requantize(acc, scale, zero, dtype, axes, bias, rounding, out) → codes, or None where Python must decide.
+    """
+def fast_static(*args, **kwargs):
+    """
+    fast_static(x, prepared, activation, residual, type) → a tensor, or None where Python must decide.
     """
 def fast_tensors(*args, **kwargs):
     """
@@ -171,6 +187,10 @@ def pool_rows() -> list:
     """
     Every pool of this build, as data.
     """
+def prepare_linear(*args, **kwargs):
+    """
+    prepare_linear(packed, bias, scale, zero, is_signed, out_scale, out_zero, table): a handle, or None where Python must look at the scales.
+    """
 def quantize(row: typing.SupportsInt | typing.SupportsIndex, x: typing.Any, scale: typing.Any, zero: typing.Any, repeat: typing.SupportsInt | typing.SupportsIndex, group: typing.SupportsInt | typing.SupportsIndex, low: typing.SupportsInt | typing.SupportsIndex, high: typing.SupportsInt | typing.SupportsIndex, out: typing.Any, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
     Kernel.run of one row of quantize. threads as of gemm.
@@ -210,6 +230,10 @@ def set_num_threads(n: typing.SupportsInt | typing.SupportsIndex) -> None:
 def softmax(row: typing.SupportsInt | typing.SupportsIndex, x: typing.Any, table: typing.Any, factor: typing.SupportsFloat | typing.SupportsIndex, zero: typing.SupportsInt | typing.SupportsIndex, out: typing.Any, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
     Kernel.run of one row of softmax. threads as of gemm.
+    """
+def tensors_state(*args, **kwargs):
+    """
+    tensors_state(tensors) → bytes that change when a tensor is replaced or written to, or None.
     """
 def topk(row: typing.SupportsInt | typing.SupportsIndex, corpus: numpy.ndarray, queries: numpy.ndarray, scores: numpy.ndarray, indices: numpy.ndarray, distance: bool, threads: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
     """
