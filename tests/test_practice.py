@@ -179,6 +179,9 @@ def test_layers_called_twice_and_padding_and_functional_layers() -> None:
     assert list(quantized.get_submodule("3").padding) == [1, 1, 1, 1]
     assert cases.relative(quantized(x), model(x).detach()) < 0.02
     assert torch.equal(quantized(x), quantized.prepared(x))
+    for name in ("0", "3"):  # what stays in float keeps its zeros
+        quantized = qt.quantize_model(model, data, qt.Recipe(layers={name: P("float")}))
+        assert cases.relative(quantized(x), model(x).detach()) < 0.02
 
 
 # ---------------------------------------------------------------- training

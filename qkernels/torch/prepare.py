@@ -70,7 +70,7 @@ def prepare(model: Any, recipe: Recipe, op: str = "quantize_model") -> Prepared:
     floats = _unsupported(whole, graph)
     graph.floats, graph.recipe = floats, recipe
     _drop(graph)
-    _take_padding(graph)
+    _take_padding(graph, recipe)
     _fold(graph)
     _make_layers(graph, recipe)
     _Codes(graph, recipe.default).run()
@@ -142,11 +142,13 @@ def _layer_of(function: Any, module: Any, given: dict[str, Any]) -> Any:
     return layer
 
 
-def _take_padding(graph: fx.GraphModule) -> None:
-    """Zeros that are put around an image for a convolution alone are that convolution's."""
+def _take_padding(graph: Prepared, recipe: Recipe) -> None:
+    """Zeros that are put around an image for a convolution alone are that convolution's, if it becomes a Layer."""
     for node in list(graph.graph.nodes):
         conv, pad = module_of(graph, node), node.args[0] if node.args else None
         if type(conv) is not torch.nn.Conv2d or not isinstance(pad, fx.Node) or len(pad.users) != 1:
+            continue
+        if _stays_float(graph, recipe, str(node.target)):
             continue
         left, right, top, bottom = _zeros(graph, pad)
         if (left, right, top, bottom) != (0, 0, 0, 0) and conv.padding_mode == "zeros":
@@ -154,6 +156,10 @@ def _take_padding(graph: fx.GraphModule) -> None:
             mine = mine if len(mine) == 4 else [mine[0], mine[0], mine[1], mine[1]]
             conv.sides = [a + b for a, b in zip(mine, (top, bottom, left, right), strict=True)]
             _replace(graph, pad, pad.args[0])
+
+
+def _stays_float(graph: Prepared, recipe: Recipe, name: str) -> bool:
+    return name in graph.floats or recipe.of(name).weights == "float"
 
 
 def _zeros(graph: fx.GraphModule, node: fx.Node) -> tuple[int, ...]:

@@ -16,10 +16,11 @@ from qkernels.ops.histogram import Histogram
 from qkernels.ops.quantization_error import quantization_error
 from qkernels.tensor import QTensor
 from qkernels.torch.convert import Quantized
+from qkernels.torch.latency import layer_calls
 from qkernels.torch.layer import Layer, layers, set_mode
 from qkernels.torch.ops import as_qtensor
 from qkernels.torch.ptq import batches, call, check_batch
-from qkernels.torch.sensitivity import first, layer_calls
+from qkernels.torch.sensitivity import first
 
 OP = "validate"
 BINS = 48
