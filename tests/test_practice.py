@@ -253,12 +253,33 @@ def test_what_cannot_be_quantized_stays_in_float_and_is_named() -> None:
     assert "NaN" in quantized.floats["3"]
 
 
+def test_why_a_layer_stays_in_float_is_said_in_the_words_of_its_model() -> None:
+    encoder = nn.TransformerEncoder(
+        nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 1, enable_nested_tensor=False
+    )
+    model = nn.Sequential(encoder, nn.Linear(8, 3)).eval()
+    quantized = qt.quantize_model(model, [torch.randn(2, 5, 8)])
+    why = quantized.floats["0.layers.0.linear1"]
+    assert why == "it is inside '0', a TransformerEncoder, which torch.fx takes as a whole"
+    with pytest.raises(ValueError, match=r"float16, wanted torch.float32: model.float\(\)"):
+        qt.quantize_model(nn.Sequential(nn.Linear(8, 8)).half(), [torch.randn(2, 8).half()])
+    for layer in (nn.Linear(8, 8), nn.Conv2d(1, 1, 1)):
+        with pytest.raises(ValueError, match=r"model is itself a layer, .* torch.nn.Sequential\(model\)"):
+            qt.quantize_model(layer, [torch.randn(2, 8)])
+
+
 BAD: dict[str, tuple[Any, Any, Any, str]] = {
     "no data": ([], None, ValueError, "calibration_data is empty"),
     "a tensor": (torch.zeros(2, 3, 16, 16), None, TypeError, "wanted an iterable"),
     "NaN": ([torch.full((2, 3, 16, 16), float("nan"))], None, ValueError, "batch 0 .* NaN"),
     "infinite": ([torch.zeros(1, 3, 16, 16), torch.full((2, 3, 16, 16), float("inf"))], None, ValueError, "batch 1"),
     "shape": ([torch.zeros(2, 4, 16, 16)], None, ValueError, r"batch 0 \(2, 4, 16, 16\) does not fit"),
+    "one image": (
+        [torch.zeros(3, 16, 16)],
+        None,
+        ValueError,
+        r"batch 0 \(3, 16, 16\) .* stem .* wanted \(n, c, h, w\)",
+    ),
     "empty batch": ([torch.zeros(0, 3, 16, 16)], None, ValueError, "no elements"),
     "no tensor": (["x"], None, TypeError, "wanted tensors"),
     "unknown layer": ([torch.zeros(2, 3, 16, 16)], qt.Recipe(layers={"nose": P()}), ValueError, "'nose'; it has block"),

@@ -160,14 +160,20 @@ class Layer(Joined):
     # ---------------------------------------------------------------- the four ways to run it
 
     def forward(self, x: Any) -> Any:
-        if self.mode == "observe" and self.watch is not None:
-            self.watch(self, x.detach())
+        if self.mode == "observe":
+            self._look(x.detach())
         if self.mode == "integers":
             return self._integers(x.detach())
         if self.mode == "fake":
             return self.clamped(self._product(self._seen(x), self.fake_weight(), self.bias))
         weight, bias = self.unrounded or (self.weight, self.bias)
         return self.clamped(self._product(x, weight, bias))
+
+    def _look(self, x: Any) -> None:
+        if self.how is not None and x.ndim != 4:
+            raise ValueError(f"{self.name} is a convolution that gets an image {tuple(x.shape)}, wanted (n, c, h, w)")
+        if self.watch is not None:
+            self.watch(self, x)
 
     def _product(self, x: Any, weight: Any, bias: Any = None) -> Any:
         if self.how is None:

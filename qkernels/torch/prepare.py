@@ -27,6 +27,7 @@ MOVES = (
 )  # fmt: skip
 CONV_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 FLOAT_BY_RECIPE = "the recipe says float"
+UNCALLED = "its weight is used otherwise than in a linear layer or a convolution"
 POSITIVE = (0.0, float("inf"))
 
 
@@ -56,6 +57,8 @@ def prepare(model: Any, recipe: Recipe, op: str = "quantize_model") -> Prepared:
         raise TypeError(f"{op}: model is {type(model).__name__}, wanted a torch.nn.Module")
     if not isinstance(recipe, Recipe):
         raise TypeError(f"{op}: recipe is {type(recipe).__name__}, wanted a Recipe")
+    if isinstance(model, LAYERS):
+        raise ValueError(f"{op}: model is itself a layer, which nothing holds; wrap it: torch.nn.Sequential(model)")
     whole = copy.deepcopy(model).eval()
     recipe.check(name for name, module in whole.named_modules() if isinstance(module, LAYERS))
     try:
@@ -91,11 +94,15 @@ def _unsupported(model: Any, traced: fx.GraphModule) -> dict[str, str]:
     for name, module in model.named_modules():
         if isinstance(module, LAYERS):
             if name not in called:
-                why[name] = "its weight is used otherwise than in a linear layer or a convolution"
+                inside = next((above for above in _above(name) if above in called), None)
+                kind = "" if inside is None else type(model.get_submodule(inside)).__name__
+                why[name] = (
+                    f"it is inside {inside!r}, a {kind}, which torch.fx takes as a whole" if inside else UNCALLED
+                )
             elif getattr(module, "padding_mode", "zeros") != "zeros":
                 why[name] = f"padding_mode={module.padding_mode!r}, wanted 'zeros'"
             elif module.weight.dtype != torch.float32:
-                why[name] = f"its weight is {module.weight.dtype}, wanted torch.float32"
+                why[name] = f"its weight is {module.weight.dtype}, wanted torch.float32: model.float()"
             elif not bool(torch.isfinite(module.weight).all()):
                 why[name] = "its weight has NaN or infinite values"
         elif isinstance(module, torch.nn.modules.conv._ConvNd | torch.nn.Bilinear | torch.nn.RNNBase):
@@ -103,6 +110,12 @@ def _unsupported(model: Any, traced: fx.GraphModule) -> dict[str, str]:
         elif isinstance(module, torch.nn.MultiheadAttention):
             why[name] = "MultiheadAttention keeps its products inside"
     return why
+
+
+def _above(name: str) -> list[str]:
+    """The modules that hold one, by name."""
+    steps = name.split(".")
+    return [".".join(steps[:i]) for i in range(1, len(steps))]
 
 
 def _call_modules(graph: fx.GraphModule) -> None:

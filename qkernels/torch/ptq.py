@@ -112,7 +112,7 @@ def observe(graph: Prepared, data: Any, progress: bool, op: str) -> None:
             check_batch(given, count, op)
             try:
                 call(graph, given)
-            except RuntimeError as error:
+            except (RuntimeError, ValueError) as error:
                 raise ValueError(
                     f"{op}: calibration batch {count} {shapes(given)} does not fit the model: {error}"
                 ) from error

@@ -319,9 +319,7 @@ def fastest(
     best = -math.inf
     while low <= high and tries:
         middle = (low + high) // 2
-        recipe = found.recipe(front[middle])
-        everything = all(one.weights == FLOAT for one in recipe.layers.values())
-        made = model if everything else quantize_model(model, calibration_data, recipe, progress=progress)
+        made = _made(found, front[middle], model, calibration_data, progress)
         reached = evaluate(made)
         best, tries = max(best, reached), tries - 1
         if reached >= least:
@@ -341,36 +339,69 @@ def best_within(
 
     budget  ms; or a model, in `share` of whose time it shall run: they are measured in turn, within TIES of each other
 
-    Sums are estimates, so the models of the front that should take half to 1.15 times as long, `tries` of them, and of
-    the uniform precisions are made and measured on `example`, least noise first.
+    Sums are estimates, so models of the front, `tries` of them by bisection from where the sum meets the budget, and of
+    those uniform precisions that have less noise are made, with ranges of `example` alone, and measured on it.
     Raises  ValueError a time that none of those met, with the closest.
     """
-    fixed = isinstance(budget, int | float)
-    limit = budget if fixed else share * _turns({"budget": budget}, example)["budget"]
+    measure = _Measure(found, model, example, budget, share)
     front = found.front()
-    near = [plan for plan in front if 0.5 <= plan.milliseconds / limit <= 1.15] or front[:1]
-    spread = sorted({int(i) for i in np.linspace(0, len(near) - 1, tries)})
-    uniform = [found.uniform(name) for name in found.precisions]
-    closest = math.inf
-    for plan in sorted([*(near[i] for i in spread), *uniform], key=lambda plan: plan.noise):
-        recipe = found.recipe(plan)
-        everything = all(one.weights == FLOAT for one in recipe.layers.values())
-        made = model if everything else quantize_model(model, calibration_data, recipe, progress=progress)
-        took = _turns({"made": made} if fixed else {"made": made, "budget": budget}, example)
-        limit = budget if fixed else took["budget"] * share * (1 + TIES)
-        closest = min(closest, took["made"])
-        if took["made"] <= limit:
-            return plan, made, took["made"]
-    raise ValueError(
-        f"best_within: no assignment takes {limit:.4g} ms or less; the closest that was tried takes {closest:.4g} ms"
-    )
+    met, low, high = -1, 0, len(front) - 1
+    middle = max(0, sum(plan.milliseconds <= measure.limit for plan in front) - 1)
+    while low <= high and tries:
+        tries -= 1
+        if measure.meets(front[middle]):
+            met, low = middle, middle + 1
+        else:
+            high = middle - 1
+        middle = (low + high) // 2
+    uniform = sorted(map(found.uniform, found.precisions), key=lambda plan: plan.noise)
+    better = [plan for plan in uniform if met < 0 or plan.noise < front[met].noise]
+    chosen = next((plan for plan in better if measure.meets(plan)), front[met] if met >= 0 else None)
+    if chosen is None:
+        raise ValueError(
+            f"best_within: no assignment takes {measure.limit:.4g} ms or less; the closest that was tried takes "
+            f"{min(measure.took.values()):.4g} ms"
+        )
+    made = _made(found, chosen, model, calibration_data, progress)
+    return chosen, made, measure.took[tuple(chosen.names.values())]
+
+
+def _made(found: Sensitivity, plan: Plan, model: Any, calibration_data: Any, progress: bool) -> Any:
+    """The model of a plan: of one that leaves everything in float, the model itself."""
+    recipe = found.recipe(plan)
+    if all(one.weights == FLOAT for one in recipe.layers.values()):
+        return model
+    return quantize_model(model, calibration_data, recipe, progress=progress)
+
+
+class _Measure:
+    """Do the models of plans meet a budget? Each is asked once."""
+
+    def __init__(self, found: Sensitivity, model: Any, example: Any, budget: Any, share: float) -> None:
+        self.found, self.model, self.example, self.share = found, model, example, share
+        self.rival = {} if isinstance(budget, int | float) else {"budget": budget}
+        self.limit = share * _turns(self.rival, example)["budget"] if self.rival else budget
+        self.took: dict[tuple[str, ...], float] = {}
+        self.met: dict[tuple[str, ...], bool] = {}
+
+    def meets(self, plan: Plan) -> bool:
+        key = tuple(plan.names.values())
+        if key not in self.took:
+            made = _made(self.found, plan, self.model, [self.example], False)
+            took = _turns({"made": made, **self.rival}, self.example)
+            limit = took["budget"] * self.share * (1 + TIES) if self.rival else self.limit
+            self.took[key], self.met[key] = took["made"], took["made"] <= limit
+        return self.met[key]
 
 
 @torch.no_grad()  # type: ignore[untyped-decorator]
 def _turns(models: dict[str, Any], example: Any) -> dict[str, float]:
     from qkernels.demo.product import side_by_side
 
-    calls = {name: lambda network=network: call(network, example) for name, network in models.items()}
+    calls: dict[str, Callable[[], object]] = {
+        name: lambda network=network: call(network, example)  # type: ignore[misc]
+        for name, network in models.items()
+    }
     return side_by_side(calls, rounds=31, seconds=4, burst=4)
 
 
