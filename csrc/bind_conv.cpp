@@ -77,8 +77,10 @@ void set_weights(ConvJob& job, const py::array& data, const py::array& sums, idx
   job.w = d.data, job.w_sums = reinterpret_cast<const int32_t*>(s.data);
 }
 
+}  // namespace
+
 // A convolution of which everything is known but where the image and the result lie.
-struct Ready {
+struct ConvReady {
   ConvJob job = {};
   Epilogue epilogue = {};
   std::vector<int32_t> zeros;
@@ -87,18 +89,32 @@ struct Ready {
   idx x_bytes = 0, out_bytes = 0;
   int threads = 0;
   py::tuple keep;  // the arrays that job and epilogue point into
-
-  void run() {
-    job.epilogue = &epilogue;
-    bool good;
-    {
-      py::gil_scoped_release free_others;
-      const int most = threads > 0 ? threads : num_threads();
-      good = product ? run_conv(*product, job, most, threads > 0) : run_depthwise(*depthwise, job, most, threads > 0);
-    }
-    if (!good) throw std::bad_alloc();
-  }
 };
+
+// The call may run on several threads at once, each with an image of its own.
+bool run_conv_ready(const ConvReady& r, const void* x, void* out, const void* residual) {
+  ConvJob job = r.job;
+  Epilogue epilogue = r.epilogue;
+  job.x = static_cast<const uint8_t*>(x), job.epilogue = &epilogue;
+  epilogue.out = out;
+  if (residual) epilogue.residual = residual;
+  const bool forced = r.threads > 0;
+  const int most = forced ? r.threads : num_threads();
+  return r.product ? run_conv(*r.product, job, most, forced) : run_depthwise(*r.depthwise, job, most, forced);
+}
+
+namespace {
+
+using Ready = ConvReady;
+
+void run(const Ready& r, const void* x, void* out, const void* residual) {
+  bool good;
+  {
+    py::gil_scoped_release free_others;
+    good = run_conv_ready(r, x, out, residual);
+  }
+  if (!good) throw std::bad_alloc();
+}
 
 void set_epilogue(Ready& r, const py::tuple& by, const py::array& out) {
   const ConvShape& s = r.job.shape;
@@ -147,7 +163,7 @@ void conv(int index, const py::array& x, const py::array& data, const py::array&
   set_product(r, index, x, data, sums, matrices, w_signed, geometry, x_zero, by);
   set_epilogue(r, by, out);
   r.threads = threads;
-  r.run();
+  run(r, r.job.x, r.epilogue.out, nullptr);
 }
 
 void depthwise(int index, const py::array& x, const py::array& data, const py::array& sums, bool w_signed,
@@ -156,7 +172,7 @@ void depthwise(int index, const py::array& x, const py::array& data, const py::a
   set_depthwise(r, index, x, data, sums, w_signed, geometry, x_zero, by);
   set_epilogue(r, by, out);
   r.threads = threads;
-  r.run();
+  run(r, r.job.x, r.epilogue.out, nullptr);
 }
 
 constexpr const char* kReadyName = "qkernels.conv";
@@ -178,33 +194,30 @@ py::capsule ready(bool is_depthwise, int index, const py::array& x, const py::ar
 }
 
 // The residual of this call, adjacent codes of the type that was said.
-void set_residual(Ready& r, const py::object& residual) {
-  Epilogue& e = r.epilogue;
+const void* residual_of(const Ready& r, const py::object& residual) {
+  const Epilogue& e = r.epilogue;
   require(residual.is_none() == (e.residual_type == Residual::none), "conv: a residual was said, or was not");
-  if (residual.is_none()) return;
+  if (residual.is_none()) return nullptr;
   require(py::isinstance<py::array>(residual), "conv: residual is no array");
   const py::array codes = py::reinterpret_borrow<py::array>(residual);
   const ConvShape& s = r.job.shape;
   require(is_byte(view_of(codes.ptr()), e.residual_type == Residual::s8) && (codes.flags() & py::array::c_style) &&
               codes.nbytes() == s.batch * s.out[0] * s.out[1] * s.out[2] * s.filters,
           "conv: residual is another than was said");
-  e.residual = codes.data();
+  return codes.data();
 }
 
 void again(const py::capsule& capsule, const py::array& x, const py::array& out, const py::object& residual) {
-  require(PyCapsule_IsValid(capsule.ptr(), kReadyName), "conv: not what `conv_ready` made");
-  Ready r = *static_cast<const Ready*>(PyCapsule_GetPointer(capsule.ptr(), kReadyName));  // calls may be concurrent
-  if (!r.zeros.empty()) r.epilogue.zeros = r.zeros.data();
+  const Ready* const found = conv_ready_of(capsule.ptr());
+  require(found, "conv: not what `conv_ready` made");
+  const Ready& r = *found;
   const bool is_signed = r.product ? r.product->a_signed : r.depthwise->a_signed;
   require(is_byte(view_of(x.ptr()), is_signed) && (x.flags() & py::array::c_style) && x.nbytes() == r.x_bytes,
           "conv: x is another than was said");
   require((out.flags() & py::array::c_style) && out.writeable() && out.nbytes() == r.out_bytes &&
               view_of(out.ptr()).aligned,
           "conv: out is another than was said");
-  set_residual(r, residual);
-  r.job.x = static_cast<const uint8_t*>(x.data());
-  r.epilogue.out = const_cast<void*>(out.data());
-  r.run();
+  run(r, x.data(), const_cast<void*>(out.data()), residual_of(r, residual));
 }
 
 py::list rows() {
@@ -220,6 +233,12 @@ py::list rows() {
 }
 
 }  // namespace
+
+const ConvReady* conv_ready_of(PyObject* capsule) {
+  return PyCapsule_IsValid(capsule, kReadyName)
+             ? static_cast<const ConvReady*>(PyCapsule_GetPointer(capsule, kReadyName))
+             : nullptr;
+}
 
 void add_conv(py::module_& m) {
   m.def("conv", &conv, py::arg("row"), py::arg("x"), py::arg("data"), py::arg("sums"), py::arg("matrices"),

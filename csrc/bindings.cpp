@@ -15,6 +15,7 @@
 #include "cpu/threads.h"
 #include "elementwise_door.h"
 #include "fast_call.h"
+#include "fast_conv.h"
 #include "fast_elements.h"
 #include "linear.h"
 #include "views.h"
@@ -179,6 +180,7 @@ QK_PYBIND11_MODULE(QK_MODULE, m) {
   add_int4(m);
   add_topk(m);
   add_fast_call(m.ptr());
+  add_fast_conv(m.ptr());
   add_fast_elements(m.ptr());
   add_fast_linear(m.ptr());
   add_fast_tensors(m.ptr());

@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import typing
 import typing_extensions
-__all__: list[str] = ['add', 'available_cpus', 'cache_bytes', 'conv', 'conv_again', 'conv_ready', 'depthwise', 'depthwise_rows', 'dequantize', 'dynamic_quantize', 'elementwise_rows', 'emulated', 'fast', 'fast_codes', 'fast_dequantize', 'fast_dynamic', 'fast_linear', 'fast_pair', 'fast_quantize', 'fast_requantize', 'fast_tensors', 'features', 'forget', 'forget_elements', 'gemm', 'get_num_threads', 'int4_rows', 'lend_team', 'linear', 'linear_int4', 'lookup', 'mul', 'pack', 'packed', 'packed_int4', 'packed_linear', 'packed_linear_int4', 'peak', 'pool', 'pool_rows', 'quantize', 'read_memory', 'remember', 'remember_elements', 'remember_linear', 'requantize', 'rows', 'set_num_threads', 'softmax', 'topk', 'watch']
+__all__: list[str] = ['add', 'available_cpus', 'cache_bytes', 'conv', 'conv_again', 'conv_ready', 'conv_repeat', 'conv_types', 'depthwise', 'depthwise_rows', 'dequantize', 'dynamic_quantize', 'elementwise_rows', 'emulated', 'fast', 'fast_codes', 'fast_conv', 'fast_dequantize', 'fast_dynamic', 'fast_linear', 'fast_pair', 'fast_quantize', 'fast_requantize', 'fast_tensors', 'features', 'forget', 'forget_elements', 'gemm', 'get_num_threads', 'int4_rows', 'lend_team', 'linear', 'linear_int4', 'lookup', 'mul', 'pack', 'packed', 'packed_int4', 'packed_linear', 'packed_linear_int4', 'peak', 'pool', 'pool_rows', 'quantize', 'read_memory', 'remember', 'remember_elements', 'remember_linear', 'requantize', 'rows', 'set_num_threads', 'softmax', 'topk', 'watch']
 def add(row: typing.SupportsInt | typing.SupportsIndex, a: typing.Any, b: typing.Any, a_ratio: typing.SupportsFloat | typing.SupportsIndex, b_ratio: typing.SupportsFloat | typing.SupportsIndex, offset: typing.SupportsFloat | typing.SupportsIndex, out: typing.Any, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
     Kernel.run of one row of add. threads as of gemm.
@@ -28,6 +28,14 @@ def conv_again(ready: typing_extensions.CapsuleType, x: numpy.ndarray, out: nump
 def conv_ready(is_depthwise: bool, row: typing.SupportsInt | typing.SupportsIndex, x: numpy.ndarray, data: numpy.ndarray, sums: numpy.ndarray, matrices: typing.SupportsInt | typing.SupportsIndex, w_signed: bool, geometry: tuple, out: numpy.ndarray, x_zero: typing.SupportsInt | typing.SupportsIndex, epilogue: tuple) -> typing_extensions.CapsuleType:
     """
     Either of them, checked but not run; for `conv_again`.
+    """
+def conv_repeat(*args, **kwargs):
+    """
+    conv_repeat(ready, x, bias, residual, fixed, shape, parts): what fast_conv compares a call with, or None.
+    """
+def conv_types(*args, **kwargs):
+    """
+    conv_types(QTensor, PackedConv): the classes whose slots are read.
     """
 def depthwise(row: typing.SupportsInt | typing.SupportsIndex, x: numpy.ndarray, data: numpy.ndarray, sums: numpy.ndarray, w_signed: bool, geometry: tuple, out: numpy.ndarray, x_zero: typing.SupportsInt | typing.SupportsIndex, epilogue: tuple, threads: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
     """
@@ -56,6 +64,10 @@ def fast(*args, **kwargs):
 def fast_codes(*args, **kwargs):
     """
     fast_codes(x, packed, bias, activation, out, scale, zero, out_scale, out_zero) → likewise, of codes.
+    """
+def fast_conv(*args, **kwargs):
+    """
+    fast_conv(x, weight, bias, residual, out, *fixed) → a QTensor, or None where Python must decide.
     """
 def fast_dequantize(*args, **kwargs):
     """

@@ -58,7 +58,7 @@ class PackedConv(PackedMatrix):
     unpack() gives the plain weights back, exactly: a QTensor if they were one. Pickling stores those.
     """
 
-    __slots__ = ("_axes", "_between", "_inner", "_ready", "_rest", "groups", "layout")
+    __slots__ = ("_axes", "_between", "_inner", "_ready", "_repeat", "_rest", "groups", "layout")
     groups: int
     layout: str  # type: ignore[misc]
     _inner: tuple[int, ...]  # the shape as kernels see it: `Plain`
@@ -72,7 +72,11 @@ class PackedConv(PackedMatrix):
         super().__init__(data, sums, inner, dtype)  # type: ignore[arg-type]
         self._inner, self.groups, self.layout = inner, groups, layout
         self._axes, self._between, self._rest = tuple(range(len(inner))), None, None
+        self.forget()
+
+    def forget(self) -> None:
         self._ready: dict[Any, Any] = {}  # calls that were checked before: ops/conv2d.py
+        self._repeat: Any = None  # the last one that was added to them, for csrc/fast_conv.cpp
 
     @property
     def ndim(self) -> int:

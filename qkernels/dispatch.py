@@ -156,7 +156,7 @@ def forget(*arguments: Any) -> None:
             if weight is not None and hasattr(weight, "_handle"):
                 weight._handle = None
             if weight is not None and hasattr(weight, "_ready"):  # a PackedConv's
-                weight._ready.clear()
+                weight.forget()
 
 
 def choose(problem: Problem, hardware: Hardware | None = None, pattern: str | None = None) -> Kernel:
@@ -269,6 +269,22 @@ class FastRoad:
         if self.enabled and _pattern.get() is None and kernel.name in native.INDEX:
             index = native.INDEX[kernel.name]
             native._native.remember(index, a_signed, b_signed, bool(problem.layout), problem.m, problem.n, problem.k)
+
+
+class ConvRoad:
+    """Likewise of `conv2d` (csrc/fast_conv.cpp), kept in the weight: `call(x, weight, bias, residual, out, *fixed)`."""
+
+    def __init__(self, tensor: type, packed: type, enabled: bool) -> None:
+        self.enabled = enabled and native._native is not None
+        self.call: Callable[..., Any] = _decline
+        if self.enabled:
+            native._native.conv_types(tensor, packed)
+            self.call = native._native.fast_conv
+
+    def remember(self, packed: Any, run: Any, *said: Any) -> None:
+        """run: of `ready`, in a partial. said: x, bias, residual, what is fixed, the result's shape and its parts."""
+        if self.enabled and _pattern.get() is None and run.func is native._native.conv_again:
+            packed._repeat = native._native.conv_repeat(*run.args, *said)
 
 
 class LinearRoad:

@@ -20,7 +20,7 @@ namespace qk {
 namespace x86_avx512bw_gather { extern const Gather gather; }
 namespace {
 
-constexpr double kMinThreadUs = 20;  // work that is worth waking a thread for
+constexpr double kOutputUs = 1.5e-4;  // a sum that the epilogue writes: most of the time where there are few channels
 
 ConvMatrix matrix_of(const ConvJob& job, idx index) {
   const ConvShape& s = job.shape;
@@ -115,11 +115,6 @@ void task(void* context, int index) {
   }
 }
 
-int worth(double us, int threads) {
-  const double most = us / kMinThreadUs;
-  return most < 2 ? 1 : most < threads ? int(most) : threads;
-}
-
 }  // namespace
 
 namespace {
@@ -181,7 +176,9 @@ bool run_conv(const KernelRow& row, const ConvJob& job, int threads, bool forced
   const ConvShape& s = job.shape;
   const idx pixels = s.batch * s.out[0] * s.out[1] * s.out[2];
   const ConvMatrix m = matrix_of(job, 0);
-  const int tasks = forced ? threads : worth(estimated_us(row, pixels, m.filters, m.k) * double(job.matrices), threads);
+  const double us =
+      estimated_us(row, pixels, m.filters, m.k) * double(job.matrices) + kOutputUs * double(pixels * s.filters);
+  const int tasks = forced ? threads : threads_for(us, threads);
   Context c{row, job, *job.epilogue, gather_of(row), 1, 1, image_is_a(job), {false}};
   if (job.x_zero) {
     int32_t* const room = static_cast<int32_t*>(thread_scratch(kZeroScratch, size_t(s.filters) * 4));
@@ -193,7 +190,7 @@ bool run_conv(const KernelRow& row, const ConvJob& job, int threads, bool forced
   if (const GroupedRow* direct = grouped_of(row, folded)) {
     const double us =
         2e-3 * double(pixels * s.filters) * double(m.k / m.channels * (s.channels / s.groups)) / kGroupedGops;
-    return run_lines(*direct, folded, 1, forced ? threads : worth(us, threads));
+    return run_lines(*direct, folded, 1, forced ? threads : threads_for(us, threads));
   }
   // The grid that leaves the largest block smallest; ties go to rows, whose windows are gathered once.
   const idx m_tiles = ceil_div(pixels, row.mr), n_tiles = ceil_div(m.filters, row.nr);
@@ -211,7 +208,7 @@ bool run_conv(const KernelRow& row, const ConvJob& job, int threads, bool forced
 bool run_depthwise(const DepthwiseRow& row, const ConvJob& job, int threads, bool forced) {
   const ConvShape& s = job.shape;
   const double taps = double(s.kernel[1] * s.kernel[2]), outputs = double(s.batch * s.out[1] * s.out[2] * s.channels);
-  const int tasks = forced ? threads : worth(2e-3 * taps * outputs / row.gops, threads);
+  const int tasks = forced ? threads : threads_for(2e-3 * taps * outputs / row.gops, threads);
   return run_lines(row, job, ceil_div(s.kernel[1], kGroup) * kGroup - s.kernel[1] + 1,
                    tasks);  // rows of one interleaving
 }

@@ -9,7 +9,6 @@
 namespace qk {
 namespace {
 
-constexpr double kMinThreadUs = 20;    // work that is worth waking a thread for
 constexpr double kBytesPerNs = 10;     // of memory, one core: the cost of what no cache holds
 constexpr idx kStreamBytes = 8 << 20;  // of output: larger ones are written past the caches
 // … in runs of one scale that are long. A run's ends share cache lines with its neighbours and are stored as usual, and
@@ -130,9 +129,8 @@ void run(const ElementwiseRow& row, Elementwise job, int threads, bool forced) {
   // them: 64 MiB of float32 in 21 ms, where ordinary stores take 9.
   job.stream = !job.fresh && elements * row.out_bytes >= kStreamBytes && run * row.out_bytes >= kStreamRun &&
                !job.sums;  // which read the codes again
-  const double us = 1e-3 * (elements * row.ns + bytes / kBytesPerNs), most = us / kMinThreadUs;
-  const int worth = most < 2 ? 1 : most < threads ? int(most) : threads;
-  const int count = forced ? threads : worth;
+  const double us = 1e-3 * (elements * row.ns + bytes / kBytesPerNs);
+  const int count = forced ? threads : threads_for(us, threads);
   const bool shared = dynamic && job.rows == 1 && job.at.group >= job.inner;
   const bool groups = dynamic || (job.at.columns > 1 && job.at.group > 1);
   const idx step = row.whole_rows ? job.inner : groups && !shared ? padded(kStep, job.at.group) : kStep;

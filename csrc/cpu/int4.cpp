@@ -15,7 +15,6 @@
 namespace qk {
 namespace {
 
-constexpr double kMinThreadUs = 20;  // work that is worth waking a thread for
 
 struct Context {
   const Int4Row& row;
@@ -39,10 +38,7 @@ void block_task(void* context, int index) {
 }
 
 bool multiply(const Int4Row& row, const Int4& g, int threads, bool forced) {
-  if (!forced) {
-    const double us = int4_us(row, g.m, g.n, g.k), most = us / kMinThreadUs;
-    threads = most < 2 ? 1 : most < threads ? int(most) : threads;
-  }
+  if (!forced) threads = threads_for(int4_us(row, g.m, g.n, g.k), threads);
   const int in_n = int(min_of(threads, ceil_div(g.n, row.nr)));
   Context c{row, g, int(min_of(threads / in_n, ceil_div(g.m, row.mr))), in_n, {false}};
   parallel(c.in_m * c.in_n, block_task, &c);

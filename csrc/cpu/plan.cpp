@@ -12,7 +12,6 @@
 namespace qk {
 namespace {
 
-constexpr double kMinThreadUs = 20;  // work that is worth waking a thread for
 constexpr idx kPackLateRows = 64;    // at most so many rows: packing A again for each few panels costs less than a
                                      // second pass over the packed weights
 constexpr idx kLateColumns = 256, kLateK = 512;  // of a block of weights packed late: 128 KiB
@@ -169,11 +168,6 @@ void batch_task(void* context, int index) {
     if (!run_one(c.row, c.job, i, 1)) c.failed = true;
 }
 
-int worth(double us, int threads) {
-  const double most = us / kMinThreadUs;
-  return most < 2 ? 1 : most < threads ? int(most) : threads;
-}
-
 }  // namespace
 
 double estimated_us(const KernelRow& row, idx m, idx n, idx k) {
@@ -187,11 +181,11 @@ bool run(const KernelRow& row, const Job& job, int threads, bool forced) {
   const double us = estimated_us(row, job.one.m, job.one.n, job.one.k);
   bool good = true;
   if (count >= threads && count > 1) {
-    BatchContext c{row, job, count, forced ? threads : worth(us * double(count), threads)};
+    BatchContext c{row, job, count, forced ? threads : threads_for(us * double(count), threads)};
     parallel(c.tasks, batch_task, &c);
     good = !c.failed;
   } else {
-    const int tasks = forced ? threads : worth(us, threads);
+    const int tasks = forced ? threads : threads_for(us, threads);
     for (idx i = 0; i < count; ++i) good = run_one(row, job, i, tasks) && good;
   }
   trim_thread_scratch();

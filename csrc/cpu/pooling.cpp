@@ -8,8 +8,6 @@
 namespace qk {
 namespace {
 
-constexpr double kMinThreadUs = 20;  // work that is worth waking a thread for
-
 const PoolList lists[] = {
 #ifdef QK_HAVE_X86_AVX512BW
     x86_avx512bw::pool_list,
@@ -49,8 +47,7 @@ const PoolRow& pool_row(int index) {
 void run(const PoolRow& row, const Pool& pool, int threads, bool forced) {
   const idx lines = pool.images * pool.out_size[0];
   const double taps = double(lines) * double(pool.out_size[1] * pool.channels * pool.kernel[0] * pool.kernel[1]);
-  const double worth = 1e-3 * row.ns * taps / kMinThreadUs;
-  const idx parts = max_of(min_of(forced || worth > threads ? threads : idx(worth), lines), 1);
+  const idx parts = max_of(min_of(idx(forced ? threads : threads_for(1e-3 * row.ns * taps, threads)), lines), 1);
   Context c = {row, pool, lines, ceil_div(lines, parts)};
   parallel(int(ceil_div(lines, c.step)), task, &c);
 }

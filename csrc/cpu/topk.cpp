@@ -23,7 +23,6 @@ namespace {
 constexpr idx kTileBytes = 32 << 10, kLeastStrip = 64, kMostStrip = 512;
 constexpr idx kFewQueries = 4;       // at most so many: dot products (topk_few.h), which read faster than products do
 constexpr idx kQueries = 256;        // at a time: the corpus is read again for more
-constexpr double kMinThreadUs = 20;  // work that is worth waking a thread for
 constexpr double kBytesUs = 1e4;     // of the corpus, read by one core in a microsecond
 
 struct Candidate {
@@ -181,8 +180,8 @@ bool search(const KernelRow& row, const TopK& job, idx first, int threads, bool 
   if (job.columns <= kFewQueries && job.corpus_col == 1) c.dots = dots_of(int(job.columns), row.a_signed, job.distance);
   c.whole = c.dots ? c.columns : padded(c.columns, kPanel);
   const double bytes = double(job.rows) * double(job.dims);
-  const double most = (estimated_us(row, job.rows, c.whole, job.dims) + bytes / kBytesUs) / kMinThreadUs;
-  c.tasks = forced ? threads : most < 2 ? 1 : most < threads ? int(most) : threads;
+  const double us = estimated_us(row, job.rows, c.whole, job.dims) + bytes / kBytesUs;
+  c.tasks = forced ? threads : threads_for(us, threads);
   c.strip = padded(min_of(max_of(kTileBytes / (c.whole * 4), kLeastStrip), kMostStrip), row.mr);
   const idx k_whole = padded(job.dims, kPackedK), heaps = c.tasks * c.columns * job.k * idx(sizeof(Candidate));
   const idx sums = padded(c.columns, kPanel) * 4, weights = padded(padded(c.columns, kPanel) * k_whole, 64);
