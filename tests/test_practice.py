@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from typing import Any
 
 import numpy as np
@@ -266,6 +268,54 @@ def test_why_a_layer_stays_in_float_is_said_in_the_words_of_its_model() -> None:
     for layer in (nn.Linear(8, 8), nn.Conv2d(1, 1, 1)):
         with pytest.raises(ValueError, match=r"model is itself a layer, .* torch.nn.Sequential\(model\)"):
             qt.quantize_model(layer, [torch.randn(2, 8)])
+
+
+class Logarithm(nn.Sequential):
+    """NaN between its layers."""
+
+    def forward(self, x: Any) -> Any:
+        return self[1](torch.log(self[0](x) - 1e6))
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "message"),
+    [
+        (nn.Sequential(nn.Linear(4, 4)), [(torch.zeros(1, 4), torch.zeros(1, 4))], r"batch 0 \(1, 4\), \(1, 4\) .* takes"),
+        (nn.Sequential(nn.Linear(4, 4)), [{"z": torch.zeros(1, 4)}], "does not fit .* 'z'"),
+        (nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 4)), [torch.tensor([[7]])], r"batch 0 \(1, 1\) .* out of range"),
+        (Logarithm(nn.Linear(4, 4), nn.Linear(4, 4)), [torch.zeros(2, 4)], "'log', which goes into .* has NaN"),
+    ],
+    ids=["two arguments", "keyword", "ids", "NaN inside"],
+)
+def test_data_that_does_not_fit_is_named(model: Any, data: list[Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        qt.quantize_model(model.eval(), data)
+
+
+def test_data_is_never_in_memory_together() -> None:
+    """Of what a function makes, one batch while it is looked at; and nothing is kept of it."""
+    model, data, x = cases.image()
+    alive: list[Any] = []
+    most = 0
+
+    def made() -> Any:
+        nonlocal most
+        for _ in range(6):
+            batch = data[0].clone()
+            alive.append(weakref.ref(batch))
+            gc.collect()
+            most = max(most, sum(one() is not None for one in alive))
+            yield batch
+            del batch
+
+    recipe = qt.Recipe(P("int4", rounding="gptq", method="entropy"), smooth=0.5)
+    quantized = qt.quantize_model(model, made, recipe)
+    gc.collect()
+    assert len(alive) == 12 and not any(one() is not None for one in alive)  # twice, for `smooth`
+    assert most <= 2  # the one that is made while the one before is let go
+    assert torch.equal(quantized(x), qt.quantize_model(model, [data[0]] * 6, recipe)(x))
+    with pytest.raises(ValueError, match="smooth reads calibration_data twice, which an iterator cannot"):
+        qt.quantize_model(model, made(), recipe)
 
 
 BAD: dict[str, tuple[Any, Any, Any, str]] = {

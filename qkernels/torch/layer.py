@@ -38,9 +38,9 @@ class Part(torch.nn.Module):  # type: ignore[misc]
 class Quantizer(Part):
     """Where values of a graph become codes of one scale. dtype "int8" or "uint8"."""
 
-    def __init__(self, precision: Precision) -> None:
+    def __init__(self, precision: Precision, name: str = "") -> None:
         super().__init__()
-        self.dtype, self.precision = precision.activations, precision
+        self.dtype, self.precision, self.name = precision.activations, precision, name
         self.calibrator = self.new_calibrator()
         self.observing = False  # still, while values are rounded already
         self.scale = torch.nn.Parameter(torch.tensor(1.0))
@@ -67,6 +67,8 @@ class Quantizer(Part):
 
     def forward(self, x: Any) -> Any:
         if self.mode == "observe":
+            if bool(x.isnan().any()):
+                raise ValueError(f"{self.name!r}, which goes into a quantized layer, has NaN there")
             self.calibrator.add(x.detach())
         if self.mode in ("float", "observe"):
             return x

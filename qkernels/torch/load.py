@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,14 +70,21 @@ def import_onnx(model: Any) -> Any:
 
     QOperator models give ONNX Runtime's results bit for bit, QDQ ones those of the fused integer operators. Of
     quantize_dynamic the layers are exact; of MatMulNBits the weights are, and activations stay floats (A11).
-    Raises  ValueError an operator, an attribute or a combination that is not read: it is named, with its node.
+    Raises  ValueError an operator, an attribute or a combination that is not read: it is named, with its node; what is
+            no ONNX model · TypeError model · OSError
     """
     import onnx
+    from google.protobuf.message import DecodeError
 
-    if isinstance(model, bytes | bytearray):
-        model = onnx.load_from_string(bytes(model))
-    elif not isinstance(model, onnx.ModelProto):
-        model = onnx.load(str(model))
+    try:
+        if isinstance(model, bytes | bytearray):
+            model = onnx.load_from_string(bytes(model))
+        elif isinstance(model, str | Path):
+            model = onnx.load(str(model))
+    except DecodeError as error:
+        raise ValueError(f"{OP}: model is no ONNX model: {error}") from error
+    if not isinstance(model, onnx.ModelProto):
+        raise TypeError(f"{OP}: model is {type(model).__name__}, wanted a path, bytes or an onnx.ModelProto")
     return _Reader(model.graph).run()
 
 

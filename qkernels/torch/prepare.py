@@ -27,7 +27,7 @@ MOVES = (
 )  # fmt: skip
 CONV_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 FLOAT_BY_RECIPE = "the recipe says float"
-UNCALLED = "its weight is used otherwise than in a linear layer or a convolution"
+UNCALLED = "nothing calls it: its weight is used otherwise than in a linear layer or a convolution, or not at all"
 POSITIVE = (0.0, float("inf"))
 
 
@@ -293,7 +293,7 @@ class _Codes:
             return module_of(self.graph, source)
         if source in self.made:
             return self.made[source]
-        made = Quantizer(precision)
+        made = Quantizer(precision, source.name)
         part = self._part(source)
         with self.graph.graph.inserting_after(source):
             name = f"{source.name}_codes"

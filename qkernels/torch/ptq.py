@@ -46,6 +46,8 @@ def calibrated(
     recipe = Recipe() if recipe is None else recipe
     graph = prepare(model, recipe, op)
     if recipe.smooth is not None:
+        if isinstance(calibration_data, Iterator):
+            raise ValueError(f"{op}: smooth reads calibration_data twice, which an iterator cannot: a list, a function")
         smoother = Smoother(graph, recipe.smooth)
         for part in smoother.watched:
             part.watch = smoother.look
@@ -110,12 +112,7 @@ def observe(graph: Prepared, data: Any, progress: bool, op: str) -> None:
     with torch.no_grad():
         for given in tracked(batches(data, op), progress, op):
             check_batch(given, count, op)
-            try:
-                call(graph, given)
-            except (RuntimeError, ValueError) as error:
-                raise ValueError(
-                    f"{op}: calibration batch {count} {shapes(given)} does not fit the model: {error}"
-                ) from error
+            fitting(graph, given, f"{op}: calibration batch {count}")
             count += 1
     if not count:
         raise ValueError(f"{op}: calibration_data is empty, wanted at least one input of the model")
@@ -154,6 +151,14 @@ def check_batch(given: Any, index: int, op: str) -> None:
             raise ValueError(f"{op}: calibration batch {index} {shapes(given)} has NaN or infinite values")
         if not value.numel():
             raise ValueError(f"{op}: calibration batch {index} {shapes(given)} has no elements")
+
+
+def fitting(model: Any, given: Any, what: str) -> Any:
+    """The model's result, or a ValueError that says which input does not fit it."""
+    try:
+        return call(model, given)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise ValueError(f"{what} {shapes(given)} does not fit the model: {error}") from error
 
 
 def call(model: Any, given: Any) -> Any:

@@ -89,11 +89,18 @@ class Recipe:
     def __post_init__(self) -> None:
         if not isinstance(self.default, Precision):
             raise TypeError(f"Recipe: default is {type(self.default).__name__}, wanted a Precision")
+        if not isinstance(self.layers, dict):
+            raise TypeError(f"Recipe: layers is {type(self.layers).__name__}, wanted a dict of names and Precisions")
         for name, one in self.layers.items():
             if not isinstance(one, Precision):
                 raise TypeError(f"Recipe: layer {name!r} is {type(one).__name__}, wanted a Precision")
-        if self.smooth is not None and not (isinstance(self.smooth, int | float) and 0 <= self.smooth <= 1):
-            raise ValueError(f"Recipe: smooth={self.smooth!r}, wanted None or a number in 0 … 1")
+        if not isinstance(self.bias_correction, bool):
+            raise ValueError(f"Recipe: bias_correction={self.bias_correction!r}, wanted True or False")
+        smooth = self.smooth
+        if smooth is not None and (isinstance(smooth, bool) or not isinstance(smooth, int | float)):
+            raise ValueError(f"Recipe: smooth={smooth!r}, wanted None or a number in 0 … 1")
+        if smooth is not None and not 0 <= smooth <= 1:
+            raise ValueError(f"Recipe: smooth={smooth!r}, wanted None or a number in 0 … 1")
 
     def of(self, name: str) -> Precision:
         return self.layers.get(name, self.default)
@@ -135,11 +142,15 @@ class Recipe:
         if not isinstance(plain, dict) or plain.pop("qkernels_recipe", None) != VERSION:
             raise ValueError(f"Recipe: {path} is not a recipe of version {VERSION}: qkernels_recipe = {VERSION}")
         default = _precision(plain.pop("default", {}), Precision(), "default", path)
-        layers = {
-            name: _precision(one, default, f"layers.{name}", path) for name, one in plain.pop("layers", {}).items()
-        }
-        _known_keys(plain, ("bias_correction", "smooth"), "", path)
-        return cls(default, layers, **plain)
+        given = plain.pop("layers", {})
+        if not isinstance(given, dict):
+            raise ValueError(f"Recipe: {path} has {given!r} in layers, wanted a table of precisions")
+        layers = {name: _precision(one, default, f"layers.{name}", path) for name, one in given.items()}
+        _known_keys(plain, ("bias_correction", "smooth", "default", "layers"), "", path)
+        try:
+            return cls(default, layers, **plain)
+        except ValueError as error:
+            raise ValueError(f"Recipe: {path}: {error}") from None
 
     def _plain(self) -> dict[str, Any]:
         base = asdict(self.default)

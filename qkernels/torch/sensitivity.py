@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -154,8 +155,10 @@ class Sensitivity:
     def within(self, budget: float, cost: str = "milliseconds") -> Plan:
         """The assignment of least noise that costs no more than `budget`.
 
-        Raises  ValueError cost; a budget that no assignment meets, with the cheapest there is.
+        Raises  TypeError budget · ValueError cost; a budget that no assignment meets, with the cheapest there is.
         """
+        if isinstance(budget, bool) or not isinstance(budget, Real) or math.isnan(budget):
+            raise TypeError(f"within: budget is {budget!r}, wanted a number of {cost}")
         front = self.front(cost)
         fits = [plan for plan in front if getattr(plan, cost) <= budget]
         if not fits:
@@ -211,11 +214,16 @@ def sensitivity(
     times        measure each layer in each precision, as a median of interleaved calls
     example      what they are timed on, an input of the model; default: the data's first batch
 
-    Raises  as `quantize_model`; ValueError a candidate named "float".
+    Raises  as `quantize_model`; ValueError no candidates, or one named "float" · TypeError a candidate.
     """
     given = dict(CANDIDATES if candidates is None else candidates)
     if FLOAT in given:
         raise ValueError("sensitivity: candidates has 'float', which is always one; leave it out")
+    if not given:
+        raise ValueError("sensitivity: candidates is empty, wanted at least one precision")
+    for name, one in given.items():
+        if not isinstance(one, Precision) or one.weights == FLOAT:
+            raise TypeError(f"sensitivity: candidate {name!r} is {one!r}, wanted a Precision of codes")
     base = recipe or Recipe()
     data = list(batches(calibration_data, "sensitivity"))
     graphs = {
