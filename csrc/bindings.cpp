@@ -184,6 +184,7 @@ QK_PYBIND11_MODULE(QK_MODULE, m) {
   add_fast_elements(m.ptr());
   add_fast_linear(m.ptr());
   add_fast_tensors(m.ptr());
+  add_fast_static(m.ptr());
 #ifdef QK_EMULATE
   m.attr("emulated") = true;
 #else

@@ -4,6 +4,7 @@
 
 namespace qk {
 void add_fast_call(PyObject* module);
+void add_fast_static(PyObject* module);
 void add_fast_tensors(PyObject* module);
 bool use_in_force();  // is a pattern of use() in force here, so that Python must decide?
 }  // namespace qk

@@ -10,6 +10,7 @@
 #include "cpu/linear.h"
 #include "cpu/threads.h"
 #include "fast_call.h"
+#include "fast_columns.h"
 #include "fast_linear.h"
 #include "linear.h"
 #include "views.h"
@@ -22,7 +23,7 @@ using pybind11::detail::npy_api;
 constexpr const char* kLinearName = "qkernels.packed_linear";
 constexpr double kHoldGilUs = 3;  // shorter products are not worth two GIL switches
 constexpr idx kKnown = 32;
-enum Kind { kOfFloats, kOfSigned, kOfUnsigned, kKinds };  // what x is
+constexpr int kKinds = 3;
 
 // A weight, its columns' scales, and the rows that were chosen for it. The caller keeps the buffers alive.
 struct LinearHandle {
@@ -56,7 +57,7 @@ struct Call {
   const LinearHandle* handle;
   const KernelRow* row = nullptr;
   const Int4Row* low_row = nullptr;  // of weights of 4 or 2 bits
-  Kind kind;
+  XKind kind;
   idx m, n, k;
   PyObject* result = nullptr;  // a reference of ours
 
@@ -178,43 +179,6 @@ PyObject* fast_linear(PyObject*, PyObject* const* args, Py_ssize_t count) {
   return call.run(call.gemm(), e, reinterpret_cast<const float*>(call.x.data));
 }
 
-// rint of a number below 2³² in size, half to even: above 2⁵² units are whole.
-inline double whole(double x) {
-  volatile double sum = x + 6755399441055744.0;
-  return sum - 6755399441055744.0;
-}
-
-// A6: the code of a clamp's end.
-int32_t end_of(float bound, float scale, int32_t zero, int32_t low, int32_t high) {
-  const float t = bound / scale;
-  const double code = (t >= 2147483647.0f ? 2147483647.0 : t <= -2147483648.0f ? -2147483648.0 : whole(t)) + zero;
-  return code < low ? low : code > high ? high : int32_t(code);
-}
-
-// The multipliers of A4 and the float bias in units of A6, for n columns. False where A0 or A2 must be looked at.
-bool set_columns(Epilogue& e, const Call& call, float a_scale, float out_scale, float* m, int32_t* rounded,
-                 double reach) {
-  const float* const w = call.handle->scale;
-  bool good = true;
-  double most = 0;
-  for (idx j = 0; j < call.n; ++j) {
-    const float unit = a_scale * w[j];
-    m[j] = unit / out_scale;
-    good &= is_finite(unit) && is_finite(m[j]);
-    if (!e.float_bias) continue;
-    const double t = whole(e.float_bias[j] / unit);
-    good &= t > -2147483648.0 && t < 2147483648.0;
-    rounded[j] = good ? int32_t(t) : 0;
-  }
-  if (e.float_bias) e.bias = rounded, e.float_bias = nullptr;
-  for (idx j = 0; e.bias && j < call.n; ++j) {
-    const double size = e.bias[j] < 0 ? -double(e.bias[j]) : double(e.bias[j]);
-    most = size > most ? size : most;
-  }
-  e.m = m;
-  return good && reach * 255 * double(call.k) + most <= 2147483647.0;
-}
-
 PyObject* fast_codes(PyObject*, PyObject* const* args, Py_ssize_t count) {
   Call call;
   Epilogue e = {};
@@ -245,7 +209,7 @@ PyObject* fast_codes(PyObject*, PyObject* const* args, Py_ssize_t count) {
   const float sy = real ? 1.0f : float(PyFloat_AS_DOUBLE(out_scale));
   const float* const float_bias = e.float_bias;
   if (!(sy > 0) || !is_finite(sy) || out_zero < (real ? 0 : low) || out_zero > (real ? 0 : high) ||
-      !set_columns(e, call, a_scale, sy, multipliers, rounded, reach))
+      !set_columns(e, call.handle->scale, n, call.k, a_scale, sy, multipliers, rounded, reach))
     return call.give_up();
   if (real) {
     e.type = Written::f32;
@@ -333,7 +297,7 @@ PyObject* remember_linear(PyObject*, PyObject* args) {
     PyErr_SetString(PyExc_ValueError, "remember_linear: that row does not run this weight here");
     return nullptr;
   }
-  const Kind kind = floats ? kOfFloats : all_rows().rows[row].a_signed ? kOfSigned : kOfUnsigned;
+  const XKind kind = floats ? kOfFloats : all_rows().rows[row].a_signed ? kOfSigned : kOfUnsigned;
   handle->known[kind][m % kKnown] = {m, row};
   Py_RETURN_NONE;
 }
@@ -360,9 +324,16 @@ bool linear_sizes(PyObject* handle, idx* n, idx* k) {
   return true;
 }
 
-bool linear_decided(PyObject* handle, idx m) {
+bool linear_columns(PyObject* handle, LinearColumns* columns) {
+  const LinearHandle* const found = handle_of(handle);
+  if (!found || found->low.bits) return false;
+  *columns = {found->w.n, found->w.k, found->scale, found->zero, found->w.sums};
+  return true;
+}
+
+bool linear_decided(PyObject* handle, idx m, XKind kind) {
   Call call;
-  call.handle = handle_of(handle), call.kind = kOfFloats;
+  call.handle = handle_of(handle), call.kind = kind;
   return call.handle && call.decided(m);
 }
 
@@ -372,6 +343,16 @@ bool linear_of_floats(PyObject* handle, const float* x, idx m, Epilogue& e) {
   if (!call.handle || !call.decided(m)) return false;
   e.out_row = call.n, e.residual_row = call.n, e.w_scale = call.handle->scale;
   return call.multiplied(call.gemm(), e, x);
+}
+
+bool linear_of_codes(PyObject* handle, const uint8_t* codes, idx m, XKind kind, Epilogue& e) {
+  Call call;
+  call.handle = handle_of(handle), call.kind = kind;
+  if (!call.handle || !call.decided(m)) return false;
+  e.out_row = call.n, e.residual_row = call.n, e.w_scale = call.handle->scale;
+  Gemm g = call.gemm();
+  g.a = codes, g.a_row = call.k, g.a_col = 1;
+  return call.multiplied(g, e, nullptr);
 }
 
 void add_fast_linear(PyObject* module) {

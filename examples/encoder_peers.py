@@ -82,9 +82,11 @@ def _files(model: Encoder, folder: pathlib.Path) -> dict[str, str]:
         left = 6
 
         def get_next(self) -> Any:
+            if not self.left:
+                return None
             self.left -= 1
             numbers = np.random.default_rng(self.left).integers(1000, 30000, (2, 64))
-            return {"words": numbers, "mask": np.ones_like(numbers)} if self.left >= 0 else None
+            return {"words": numbers, "mask": np.ones_like(numbers)}
 
     quantize_static(
         plain, static, Reader(), quant_format=QuantFormat.QDQ, per_channel=True, weight_type=QuantType.QInt8,

@@ -49,8 +49,8 @@ class Layer(nn.Module):
 
 
 class Int8Layer(Layer):
-    """The same with int8 products; biases and the first residual are added in them. GELU is a table of codes between
-    two products whose operands have scales found from data. Attention itself is in bfloat16."""
+    """The same with int8 products; biases and residuals are added in them. GELU is a table of codes that belongs to the
+    first of two products whose operands have scales found from data. Attention itself is in bfloat16."""
 
     def __init__(self, layer: Layer, ranges: dict[str, Calibrator]) -> None:
         nn.Module.__init__(self)
@@ -60,19 +60,19 @@ class Int8Layer(Layer):
         self.down = qt.QLinear.from_float(layer.down, out_dtype=torch.float32)
         inner, after = ranges["before gelu"].result(), ranges["after gelu"].result()
         self.up.set_ranges(*ranges["up"].result(), *inner)
-        self.gelu = qt.QLookup("gelu", *(value.item() for value in (*inner, *after)))
+        self.up.then("gelu", *(value.item() for value in after))
         self.down.set_ranges(*after)
         self.norm1, self.norm2 = layer.norm1, layer.norm2
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         x = self.norm1(self.out(attention(self.qkv(x), mask), x))
-        return self.norm2(self.down(self.gelu(self.up(x))) + x)
+        return self.norm2(self.down(self.up(x), x))
 
 
 def attention(qkv: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     """(batch, tokens, 3 · width) → (batch, tokens, width); mask: (batch, tokens), of what is a word."""
     batch, tokens, _ = qkv.shape
-    q, k, v = qkv.view(batch, tokens, 3, HEADS, -1).permute(2, 0, 3, 1, 4)
+    q, k, v = qkv.view(batch, tokens, 3, HEADS, -1).permute(2, 0, 3, 1, 4).unbind(0)
     mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return mixed.transpose(1, 2).reshape(batch, tokens, WIDTH)
 
@@ -230,17 +230,14 @@ def parts(model: Encoder, words: torch.Tensor, seconds: float) -> dict[str, floa
     """Milliseconds of the kinds of work in one pass, each alone on operands of the right sizes."""
     layer: Any = model.layers[0]
     x = model.norm(model.word(words))
-    qkv, up = layer.qkv(x), layer.up(x)
-    inner = layer.gelu(up)
+    qkv, inner = layer.qkv(x), layer.up(x)
     runs = {
         "words": lambda: model.norm(model.word(words) + model.position.weight[: words.shape[1]]),
         "qkv": lambda: layer.qkv(x),
         "attention": lambda: attention(qkv, None),
         "out + residual": lambda: layer.out(x, x),
-        "up": lambda: layer.up(x),
-        "gelu": lambda: layer.gelu(up),
-        "down": lambda: layer.down(inner),
-        "residual": lambda: x + x,
+        "up + gelu": lambda: layer.up(x),
+        "down + residual": lambda: layer.down(inner, x),
         "2 layer norms": lambda: layer.norm2(layer.norm1(x)),
     }
     return {name: ms * (1 if name == "words" else LAYERS) for name, ms in interleaved(runs, seconds).items()}
@@ -257,6 +254,8 @@ def main() -> None:
     wanted = parser.parse_args()
     torch.set_num_threads(wanted.threads)
     qkernels.set_num_threads(wanted.threads)
+    if wanted.threads > 1:
+        qt.threads.share()  # attention and norms are torch's: two pools would take turns on the same CPUs
     float_model = load()
     models: dict[str, Any] = {"torch float32": float_model, "qkernels int8": in_int8(float_model)}
     with torch.inference_mode():

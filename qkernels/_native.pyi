@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import typing
 import typing_extensions
-__all__: list[str] = ['add', 'available_cpus', 'cache_bytes', 'conv', 'conv_again', 'conv_ready', 'conv_repeat', 'conv_types', 'depthwise', 'depthwise_rows', 'dequantize', 'dynamic_quantize', 'elementwise_rows', 'emulated', 'fast', 'fast_codes', 'fast_conv', 'fast_dequantize', 'fast_dynamic', 'fast_linear', 'fast_pair', 'fast_quantize', 'fast_requantize', 'fast_tensors', 'features', 'forget', 'forget_elements', 'gemm', 'get_num_threads', 'int4_rows', 'lend_team', 'linear', 'linear_int4', 'lookup', 'mul', 'pack', 'packed', 'packed_int4', 'packed_linear', 'packed_linear_int4', 'peak', 'pool', 'pool_rows', 'quantize', 'read_memory', 'remember', 'remember_elements', 'remember_linear', 'requantize', 'rows', 'set_num_threads', 'softmax', 'topk', 'watch']
+__all__: list[str] = ['add', 'available_cpus', 'cache_bytes', 'conv', 'conv_again', 'conv_ready', 'conv_repeat', 'conv_types', 'depthwise', 'depthwise_rows', 'dequantize', 'dynamic_quantize', 'elementwise_rows', 'emulated', 'fast', 'fast_codes', 'fast_conv', 'fast_dequantize', 'fast_dynamic', 'fast_linear', 'fast_pair', 'fast_quantize', 'fast_requantize', 'fast_static', 'fast_tensors', 'features', 'forget', 'forget_elements', 'gemm', 'get_num_threads', 'int4_rows', 'lend_team', 'linear', 'linear_int4', 'lookup', 'mul', 'pack', 'packed', 'packed_int4', 'packed_linear', 'packed_linear_int4', 'peak', 'pool', 'pool_rows', 'prepare_linear', 'quantize', 'read_memory', 'remember', 'remember_elements', 'remember_linear', 'requantize', 'rows', 'set_num_threads', 'softmax', 'tensors_state', 'topk', 'watch']
 def add(row: typing.SupportsInt | typing.SupportsIndex, a: typing.Any, b: typing.Any, a_ratio: typing.SupportsFloat | typing.SupportsIndex, b_ratio: typing.SupportsFloat | typing.SupportsIndex, offset: typing.SupportsFloat | typing.SupportsIndex, out: typing.Any, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
     Kernel.run of one row of add. threads as of gemm.
@@ -93,6 +93,10 @@ def fast_requantize(*args, **kwargs):
     """
     fast_requantize(acc, scale, zero, dtype, axes, bias, rounding, out) → codes, or None where Python must decide.
     """
+def fast_static(*args, **kwargs):
+    """
+    fast_static(x, prepared, activation, residual, type) → a tensor, or None where Python must decide.
+    """
 def fast_tensors(*args, **kwargs):
     """
     fast_tensors(x, packed, bias, activation, residual, type) → a tensor, or None where Python must decide.
@@ -171,6 +175,10 @@ def pool_rows() -> list:
     """
     Every pool of this build, as data.
     """
+def prepare_linear(*args, **kwargs):
+    """
+    prepare_linear(packed, bias, scale, zero, is_signed, out_scale, out_zero, table): a handle, or None where Python must look at the scales.
+    """
 def quantize(row: typing.SupportsInt | typing.SupportsIndex, x: typing.Any, scale: typing.Any, zero: typing.Any, repeat: typing.SupportsInt | typing.SupportsIndex, group: typing.SupportsInt | typing.SupportsIndex, low: typing.SupportsInt | typing.SupportsIndex, high: typing.SupportsInt | typing.SupportsIndex, out: typing.Any, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
     Kernel.run of one row of quantize. threads as of gemm.
@@ -206,6 +214,10 @@ def set_num_threads(n: typing.SupportsInt | typing.SupportsIndex) -> None:
 def softmax(row: typing.SupportsInt | typing.SupportsIndex, x: typing.Any, table: typing.Any, factor: typing.SupportsFloat | typing.SupportsIndex, zero: typing.SupportsInt | typing.SupportsIndex, out: typing.Any, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
     Kernel.run of one row of softmax. threads as of gemm.
+    """
+def tensors_state(*args, **kwargs):
+    """
+    tensors_state(tensors) → bytes that change when a tensor is replaced or written to, or None.
     """
 def topk(row: typing.SupportsInt | typing.SupportsIndex, corpus: numpy.ndarray, queries: numpy.ndarray, scores: numpy.ndarray, indices: numpy.ndarray, distance: bool, threads: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
     """

@@ -89,6 +89,37 @@ class DeviceArray(NamedTuple):
         return view(_spread(self.owner, self.dtype, wanted), self)
 
 
+class Span:
+    """Adjacent memory of a GPU, cut and shaped as NumPy's arrays are by `scales.blocks`. `lies` is the DeviceArray."""
+
+    __slots__ = ("lies",)
+
+    def __init__(self, lies: DeviceArray):
+        self.lies = lies.shaped(*lies.shape)
+
+    @property
+    def size(self) -> int:
+        return self.lies.size
+
+    def reshape(self, *shape: Any) -> Span:
+        wanted = tuple(shape[0]) if len(shape) == 1 and not isinstance(shape[0], int) else shape
+        known = math.prod(n for n in wanted if n >= 0)
+        return Span(self.lies.shaped(*(self.size // max(known, 1) if n < 0 else n for n in wanted)))
+
+    def __getitem__(self, index: int | slice) -> Span:
+        """Along the first axis; in steps of 1."""
+        first, *rest = self.lies.shape
+        start, stop, _ = index.indices(first) if isinstance(index, slice) else (index, index + 1, 1)
+        offset = start * math.prod(rest) * bits_in(self.lies.dtype) // 8
+        shape = (stop - start, *rest) if isinstance(index, slice) else rest
+        return Span(self.lies._replace(pointer=self.lies.pointer + offset).shaped(*shape))
+
+
+def bits_in(dtype: str) -> int:
+    """Of an element; "int4" is half a byte in memory."""
+    return int("".join(letter for letter in dtype if letter.isdigit()))
+
+
 def item_bytes(dtype: str) -> int:
     return 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
 
@@ -166,6 +197,28 @@ def empty(like: Any, shape: tuple[int, ...], dtype: str) -> Any:
         raise TypeError(f"qkernels: {type(like).__name__} has no library to make the result: wanted cupy or torch")
     with _there(like):
         return library.empty(shape, bfloat16() if dtype == "bfloat16" else dtype)
+
+
+def on_host(x: Any) -> np.ndarray:
+    """x as a NumPy array, once the device has got so far: this waits. (bfloat16: its bits, in uint16.)"""
+    if _is_torch(x):
+        torch = sys.modules["torch"]
+        found = x.detach().cpu()
+        return found.view(torch.int16).numpy().view(np.uint16) if x.dtype == torch.bfloat16 else found.numpy()
+    for name in ("get", "copy_to_host"):  # cupy, numba
+        if hasattr(x, name):
+            return np.asarray(getattr(x, name)())
+    raise TypeError(f"qkernels: {type(x).__name__} cannot be brought to host memory: wanted cupy or torch")
+
+
+def turned(x: Any) -> Any:
+    """x with its axes in reverse order, a view by its library."""
+    return x.permute(*range(x.ndim)[::-1]) if _is_torch(x) else x.T
+
+
+def seen_as(x: Any, dtype: str) -> Any:
+    """The same bytes as another type, a view by x's library."""
+    return x.view(getattr(sys.modules["torch"], dtype)) if _is_torch(x) else x.view(dtype)
 
 
 def _uploaded(like: Any, values: np.ndarray) -> Any:

@@ -28,6 +28,7 @@ from qkernels.backends import (
     numba_elementwise,
     numba_groups,
     numba_network,
+    numba_topk,
     numpy_cpu,
     numpy_elementwise,
     numpy_groups,
@@ -39,6 +40,7 @@ from qkernels.backends import (
 )
 from qkernels.kernel import Hardware, Kernel, NoKernelError, Problem
 from qkernels.threads import get_num_threads
+from qkernels.weight import PackedMatrix
 
 # The order decides between equal costs.
 KERNELS: tuple[Kernel, ...] = (
@@ -51,6 +53,7 @@ KERNELS: tuple[Kernel, ...] = (
     *numba_elementwise.KERNELS,
     *numba_groups.KERNELS,
     *numba_network.KERNELS,
+    *numba_topk.KERNELS,
     *numpy_cpu.KERNELS,
     *numpy_elementwise.KERNELS,
     *numpy_groups.KERNELS,
@@ -243,9 +246,25 @@ DeviceBlocks, layout_on_device = cuda.DeviceBlocks, cuda.layout_on_device
 # Its convolutions.
 Filters, arrange_filters, pointwise_on_device = cuda.Filters, cuda.arrange_filters, cuda.run_pointwise
 # And what comes before or after one: scales of ranges, sums of parts of k in 64 bits.
-Found, find_scales_on_device, add_wide_on_device = cuda.Found, cuda.find_scales, cuda.add_wide
+Found, add_wide_on_device = cuda.Found, cuda.add_wide
+pack_codes_on_device, unpack_codes_on_device = cuda.elements.pack, cuda.elements.unpack
+first_not_finite_on_device = cuda.elements.first_not_finite
 Factor, prepare_on_device, row_sums_on_device = cuda.Factor, cuda.prepare_codes, cuda.row_sums
+over_on_device = cuda.over
 types_on_device = cuda.OUTPUTS
+
+
+def _finds() -> Any:
+    """What finds scales on a GPU: csrc/cuda; Numba where that is not built and it is here."""
+    return numba_cuda if cuda._cuda is None and not numba_cuda.missing() else cuda.elements
+
+
+def find_extremes_on_device(x: Any, ends: Any, repeat: int, group: int) -> None:
+    _finds().find_extremes(x, ends, repeat, group)
+
+
+def scales_of_extremes_on_device(*arguments: Any) -> None:
+    _finds().scales_of_extremes(*arguments)
 
 
 def pack_conv_weights(w: Any, groups: int, w_zero: Any, depthwise: bool) -> Any:
@@ -290,13 +309,22 @@ class ConvRoad:
 class LinearRoad:
     """Likewise of `linear` (csrc/fast_linear.cpp): `of_floats(x, handle, bias, activation, out)` answers, or None; so
     does `of_codes(x, handle, bias, activation, out, scale, zero, out_scale, out_zero)`, with codes or floats, and
-    `of_tensors(x, handle, bias, activation, residual, type)` of tensors, whose activation may be a curve's number."""
+    `of_tensors(x, handle, bias, activation, residual, type)` of tensors, whose activation may be a curve's number, and
+    `static(x, prepared, activation, residual, type)` of tensors with scales that `prepare` was told before."""
 
     def __init__(self, enabled: bool) -> None:
         self.enabled = enabled and native._native is not None
         self.of_floats: Callable[..., Any] = native._native.fast_linear if self.enabled else _decline
         self.of_codes: Callable[..., Any] = native._native.fast_codes if self.enabled else _decline
         self.of_tensors: Callable[..., Any] = native._native.fast_tensors if self.enabled else _decline
+        self.static: Callable[..., Any] = native._native.fast_static if self.enabled else _decline
+        self.state: Callable[..., Any] = native._native.tensors_state if self.enabled else _decline
+
+    def prepare(self, packed: Any, *by: Any) -> Any:
+        """What `static` takes, of an 8-bit weight, a bias, and the scales of inputs and outputs; or None."""
+        if not self.enabled or len(packed.parts) != 1 or not isinstance(packed.parts[0], PackedMatrix):
+            return None
+        return native._native.prepare_linear(native.linear_handle(packed), *by)
 
     def remember(self, kernel: Kernel, packed: Any, m: int) -> None:
         if not self.enabled or _pattern.get() is not None:

@@ -57,6 +57,12 @@ class Grain(NamedTuple):
             result = np.take(result, at, axis=self.group_axis)
         return result
 
+    @property
+    def along(self) -> tuple[int, int]:
+        """Where the groups lie among the scales: how many there are, and the step from one to the next."""
+        after = math.prod(self.shape[axis] for axis in self.axes if axis > self.group_axis)
+        return self.groups, after
+
     def transposed(self) -> Grain:
         last = len(self.shape) - 1
         axes = tuple(sorted(last - axis for axis in self.axes))
@@ -187,15 +193,15 @@ def _flat(dims: list[tuple[int, str]], size: int) -> _Flat | None:
 class Block(NamedTuple):
     """A part of the arrays that one call of a kernel takes."""
 
-    arrays: list[np.ndarray]  # (rows, inner)
+    arrays: list[Any]  # (rows, inner): NumPy's, or device.Span
     values: list[Any]  # of the scale's: (scale rows, scale columns), or None
     repeat: int
     group: int
 
 
-def blocks(grain: Grain, arrays: Sequence[np.ndarray], values: Sequence[np.ndarray | None]) -> Iterator[Block]:
-    """C-contiguous arrays of the grain's shape, and values of its scale's shape, as kernels take them: nearly always
-    one block; more where kept axes alternate with others too often for one repeat and one group."""
+def blocks(grain: Grain, arrays: Sequence[Any], values: Sequence[Any]) -> Iterator[Block]:
+    """C-contiguous arrays of the grain's shape, and values of its scale's shape or None, as kernels take them: nearly
+    always one block; more where kept axes alternate with others too often for one repeat and one group."""
     if grain.group_size is None and not grain.axes:  # one scale: the axes do not matter
         yield Block([array.reshape(1, -1) for array in arrays], [_one(value) for value in values], 1, arrays[0].size)
         return
@@ -203,11 +209,11 @@ def blocks(grain: Grain, arrays: Sequence[np.ndarray], values: Sequence[np.ndarr
     lengths = [length for length, _ in dims]
     size = grain.group_size or 1
     scales = [{KEPT: length, GROUPED: -(-length // size)}[kind] for length, kind in dims if kind != FREE]
-    shaped = [None if value is None else np.ascontiguousarray(value).reshape(scales) for value in values]
+    shaped = [None if value is None else _adjacent(value).reshape(scales) for value in values]
     yield from _walk(dims, size, [array.reshape(lengths) for array in arrays], shaped)
 
 
-def _walk(dims: list[tuple[int, str]], size: int, arrays: list[np.ndarray], values: list[Any]) -> Iterator[Block]:
+def _walk(dims: list[tuple[int, str]], size: int, arrays: list[Any], values: list[Any]) -> Iterator[Block]:
     flat = _flat(dims, size)
     if flat is not None:
         shape = (flat.scale_rows, flat.scale_columns)
@@ -225,6 +231,10 @@ def _walk(dims: list[tuple[int, str]], size: int, arrays: list[np.ndarray], valu
     for i in range(length):
         chosen = values if kind == FREE else [_at(value, i) for value in values]
         yield from _walk(rest, size, [array[i] for array in arrays], chosen)
+
+
+def _adjacent(value: Any) -> Any:
+    return np.ascontiguousarray(value) if isinstance(value, np.ndarray) else value  # device.Span is adjacent
 
 
 def _one(value: Any) -> Any:

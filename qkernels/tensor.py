@@ -10,6 +10,7 @@ import numpy as np
 
 from qkernels.arrays import as_array, library_of, new_array, new_floats
 from qkernels.checks import frozen, owned, scale_values, zero_values
+from qkernels.device import is_on_device
 from qkernels.dtypes import CODE_TYPES, bits_of, container, known, limits, name_of
 from qkernels.indexing import cut
 from qkernels.scales import Grain, grain_of
@@ -35,7 +36,8 @@ class QTensor:
 
     The attribute `data` holds 4- and 2-bit codes packed along the last axis, low bits first, in uint8 (`from_packed`
     takes them so). Arrays of torch come back as tensors, copies, because tensors cannot be made read-only. Memory that
-    can be written to is copied on the way in.
+    can be written to is copied on the way in. Codes, scales and zero points on a GPU stay there, copied, and unread:
+    whether they are good is not checked.
     `q[…]` takes integers and slices; along group_axis a slice begins and ends between groups. `q.T`, `x @ q`,
     np.matmul, np.dot and np.einsum work on the codes; any other function of NumPy sees the dequantized values, as
     np.asarray does.
@@ -54,6 +56,13 @@ class QTensor:
     _library: str
     _packed: Any  # the PackedLinear that `linear` made of it: it is packed once, and nothing can change meanwhile
     dtype: str
+
+    def __new__(cls, *arguments: Any, **named: Any) -> QTensor:
+        if is_on_device(arguments[0] if arguments else named.get("data")):
+            from qkernels.ops.device_tensor import DeviceQTensor
+
+            return object.__new__(DeviceQTensor)
+        return object.__new__(cls)
 
     def __init__(
         self,
@@ -92,13 +101,19 @@ class QTensor:
         name = known(dtype, CODE_TYPES, op)
         shape = tuple(operator.index(n) for n in shape)
         grain = grain_of(shape, axis, group_size, group_axis, op)
-        array = as_array(data, op, "data")
-        wanted = np.dtype(np.uint8) if bits_of(name) < 8 else container(name)
+        there = is_on_device(data)
+        array = data if there else as_array(data, op, "data")
+        wanted = "uint8" if bits_of(name) < 8 else container(name).name
         stored_shape = (*shape[:-1], packed_length(shape[-1], name)) if shape else (1,) if bits_of(name) < 8 else ()
-        if array.dtype != wanted:
-            raise TypeError(f"{op}: data has dtype {array.dtype}, wanted {wanted} for {name}")
-        if array.shape != stored_shape:
-            raise ValueError(f"{op}: data has shape {array.shape}, wanted {stored_shape} for {name} of shape {shape}")
+        if name_of(array.dtype) != wanted:
+            raise TypeError(f"{op}: data has dtype {name_of(array.dtype)}, wanted {wanted} for {name}")
+        if tuple(array.shape) != stored_shape:
+            found = tuple(array.shape)
+            raise ValueError(f"{op}: data has shape {found}, wanted {stored_shape} for {name} of shape {shape}")
+        if there:
+            from qkernels.ops.device_tensor import DeviceQTensor
+
+            return DeviceQTensor.of_memory(data, scale, zero_point, name, grain, op)
         values, stored = scale_values(scale, grain, op)
         zero = zero_values(zero_point, grain, name, op)
         if bits_of(name) < 8:  # what pads the last byte is 0
@@ -108,7 +123,7 @@ class QTensor:
     @classmethod
     def _make(cls, *parts: Any) -> QTensor:
         """From (data, scale in float32, zero, dtype, grain, scale's type, factors, library), all of it checked."""
-        made = cls.__new__(cls)
+        made = object.__new__(cls)
         made._set(*parts)
         return made
 
@@ -201,6 +216,10 @@ class QTensor:
     def codes(self) -> Any:
         """One code a value: int8, uint8, int16 or uint16, of this shape."""
         return new_array(self._plain(), self._library)
+
+    def to_host(self) -> QTensor:
+        """Itself; one that lies on a GPU is brought to host memory, as NumPy arrays: that waits for the device."""
+        return self
 
     def dequantize(self, dtype: Any = "float32") -> Any:
         """scale · (code − zero_point), a new array: "float32", "float16", "bfloat16" or "float64".  arithmetic.md A9"""

@@ -41,12 +41,30 @@ int8_t w[kN * kK], codes[kM * kK];
 int32_t out[kM * kN], a_zero[kM], found_zero[kM];
 alignas(64) uint8_t packed_memory[1 << 18], packed_filters[1 << 18];
 alignas(64) uint8_t workspace[8 << 20];
+int64_t nearest[20 * 7];
 char message[300];
 
 void check(const char* what, int32_t status) {
   if (status == QK_OK) return;
   printf("%s: %s\n", what, message);
   exit(1);
+}
+
+void between(const qk_host& host) {
+  qk_pair_args sum = {};
+  sum.size = sizeof sum, sum.kernel = QK_ANY_KERNEL, sum.type = QK_U8, sum.count = kM * kK;
+  sum.a = sum.b = a, sum.out = codes, sum.a_scale = sum.b_scale = sum.out_scale = 1;
+  check("add", qk_add(&sum, &host, message, 300));
+  qk_pool_args pool = {};
+  pool.size = sizeof pool, pool.kernel = QK_ANY_KERNEL, pool.type = QK_U8, pool.images = 1, pool.height = 20;
+  pool.width = 15, pool.channels = 40, pool.x = a, pool.out = codes, pool.scale = pool.out_scale = 1;
+  check("global_avg_pool", qk_global_avg_pool(&pool, &host, message, 300));
+  qk_topk_args search = {};
+  search.size = sizeof search, search.kernel = QK_ANY_KERNEL, search.corpus_type = search.query_type = QK_U8;
+  search.rows = kM, search.dims = kK, search.corpus = a, search.corpus_row = kK, search.corpus_column = 1;
+  search.queries = 20, search.query = a, search.query_row = kK, search.query_column = 1, search.k = 7;
+  search.scores = out, search.indices = nearest;
+  check("topk", qk_topk(&search, &host, message, 300));
 }
 
 // Each of the products, once by each kernel that takes it.
@@ -79,6 +97,7 @@ void compute(const qk_host& host) {
   quantize.group = kK, quantize.low = -127, quantize.high = 127;
   quantize.found_scale = found_scale, quantize.found_zero = found_zero;
   check("dynamic_quantize", qk_dynamic_quantize(&quantize, &host, message, 300));
+  between(host);
 }
 
 }  // namespace

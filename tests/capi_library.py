@@ -137,12 +137,54 @@ class ElementwiseArgs(Sized):
     ]  # fmt: skip
 
 
+class PairArgs(Sized):
+    _fields_ = [
+        ("size", c_size_t), ("kernel", c_int32), ("type", c_int32), ("count", c_int64), ("a", c_void_p),
+        ("b", c_void_p), ("out", c_void_p), ("a_scale", c_float), ("b_scale", c_float), ("out_scale", c_float),
+        ("a_zero", c_int32), ("b_zero", c_int32), ("out_zero", c_int32),
+    ]  # fmt: skip
+
+
+class LookupArgs(Sized):
+    _fields_ = [
+        ("size", c_size_t), ("kernel", c_int32), ("type", c_int32), ("rows", c_int64), ("columns", c_int64),
+        ("in_", c_void_p), ("out", c_void_p), ("in_row", c_int64), ("out_row", c_int64), ("table", c_void_p),
+    ]  # fmt: skip
+
+
+class SoftmaxArgs(Sized):
+    _fields_ = [
+        ("size", c_size_t), ("kernel", c_int32), ("type", c_int32), ("rows", c_int64), ("columns", c_int64),
+        ("in_", c_void_p), ("out", c_void_p), ("table", c_void_p), ("out_scale", c_float), ("out_zero", c_int32),
+    ]  # fmt: skip
+
+
+class PoolArgs(Sized):
+    _fields_ = [
+        ("size", c_size_t), ("kernel", c_int32), ("type", c_int32), ("images", c_int64), ("height", c_int64),
+        ("width", c_int64), ("channels", c_int64), ("x", c_void_p), ("x_step", c_int64 * 4), ("out", c_void_p),
+        ("out_step", c_int64 * 4), ("out_height", c_int64), ("out_width", c_int64), ("window", c_int64 * 2),
+        ("stride", c_int64 * 2), ("before", c_int64 * 2), ("dilation", c_int64 * 2), ("count_outside", c_int32),
+        ("scale", c_float), ("out_scale", c_float), ("zero", c_int32), ("out_zero", c_int32),
+    ]  # fmt: skip
+
+
+class TopkArgs(Sized):
+    _fields_ = [
+        ("size", c_size_t), ("kernel", c_int32), ("corpus_type", c_int32), ("query_type", c_int32),
+        ("distance", c_int32), ("rows", c_int64), ("dims", c_int64), ("corpus", c_void_p), ("corpus_row", c_int64),
+        ("corpus_column", c_int64), ("queries", c_int64), ("query", c_void_p), ("query_row", c_int64),
+        ("query_column", c_int64), ("k", c_int64), ("scores", c_void_p), ("indices", c_void_p),
+    ]  # fmt: skip
+
+
 STRUCTS = {
     "qk_host": Host, "qk_range": Range, "qk_conv_shape": ConvShape, "qk_kernel_info": KernelInfo,
     "qk_problem": Problem,"qk_packed": Packed, "qk_packed_groups": PackedGroups,
     "qk_packed_conv": PackedConv, "qk_gemm_args": GemmArgs,
     "qk_epilogue": Epilogue, "qk_linear_args": LinearArgs, "qk_conv_args": ConvArgs,
-    "qk_elementwise_args": ElementwiseArgs,
+    "qk_elementwise_args": ElementwiseArgs, "qk_pair_args": PairArgs, "qk_lookup_args": LookupArgs,
+    "qk_softmax_args": SoftmaxArgs, "qk_pool_args": PoolArgs, "qk_topk_args": TopkArgs,
 }  # fmt: skip
 
 

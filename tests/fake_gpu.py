@@ -34,13 +34,19 @@ class Array:
         raise TypeError("implicit copy from a GPU")
 
     def __getitem__(self, index: Any) -> Array:
-        return Array(self._values[index], self.device.id)
+        return Array(np.asarray(self._values[index]), self.device.id)  # of no dimensions: an array still
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self._values[index] = value._values if isinstance(value, Array) else value
 
     def __matmul__(self, other: Array) -> Array:
         return Array(self._values @ other._values)
+
+    def get(self) -> np.ndarray:
+        return self._values.copy()
+
+    def view(self, dtype: Any) -> Array:
+        return Array(self._values.view(dtype), self.device.id)
 
     def astype(self, dtype: Any) -> Array:
         return asarray(self._values.astype(dtype))

@@ -15,11 +15,13 @@ import pytest
 
 import qkernels as qk
 from qkernels import dispatch
-from qkernels.backends import native, native_elementwise, native_int4
+from qkernels.backends import native, native_elementwise, native_int4, native_pools, native_topk
 from qkernels.hardware import detect
 from qkernels.kernel import Kernel, Problem
 
-KERNELS = (*native.KERNELS, *native_elementwise.KERNELS, *native_int4.KERNELS)
+KERNELS = (
+    *native.KERNELS, *native_elementwise.KERNELS, *native_int4.KERNELS, *native_pools.KERNELS, *native_topk.KERNELS,
+)  # fmt: skip
 SIZES = (1, 2, 3, 7, 8, 15, 16, 17, 31, 33, 64, 100, 384, 1000, 4096, 100_000)
 
 

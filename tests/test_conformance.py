@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from gemm_cases import CANARY, Case, cases, operands
+from gemm_cases import CANARY, Case, cases, operands, values
 from linear_cases import CANARY as BYTE
 from linear_cases import CURVES
 from linear_cases import Case as LinearCase
@@ -81,6 +81,35 @@ def test_equals_the_reference(kernel: Kernel) -> None:
     for i, case in enumerate(cases(row["mr"], row["nr"], K_BLOCK.get(kernel.isa, 0))):
         j = i % len(executed)
         check(executed[j], case, THREADS[j])
+
+
+# m, n, k, the column of a line of 64 bytes at which out begins, elements between its rows. Where they are whole lines,
+# AMX turns the weights so that tiles end where lines do; 198 columns from 4: both ends of a row, in different calls.
+FEW_STEPS = (
+    *((83, n, 64, offset, 96) for n in (48, 64, 71, 80) for offset in (0, 4, 9, 15)),
+    *((40, 198, 70, offset, 208) for offset in (1, 4, 5, 12)),
+    (70, 64, 200, 4, 64),
+    (130, 60, 520, 4, 64),
+    (17, 97, 64, 4, 97),
+    (3, 64, 64, 4, 64),
+)
+
+
+@pytest.mark.parametrize("kernel", [k for k in dispatch.kernels("gemm") if k.isa in TILES], ids=lambda k: k.name)
+def test_products_of_few_steps_wherever_out_begins(kernel: Kernel) -> None:
+    executed, reason = runnable(kernel)
+    if not executed:
+        pytest.skip(f"{kernel.name}: {reason}")
+    rng = np.random.default_rng(11)
+    for i, (m, n, k, offset, row) in enumerate(FEW_STEPS):
+        a, b = (values(rng, "random", t, shape) for t, shape in zip(types_of(kernel), ((m, k), (k, n)), strict=True))
+        room = np.full(m * row + 64, CANARY, np.int32)
+        begin = -(room.ctypes.data // 4) % 16 + offset
+        out = room[begin : begin + m * row].reshape(m, row)[:, :n]
+        executed[i % len(executed)].run(a, dispatch.pack_weights(b), out, None, None)
+        assert np.array_equal(out, reference.matmul(a, b, 0, 0)), f"{kernel.name}: {FEW_STEPS[i]}"
+        out[...] = CANARY
+        assert (room == CANARY).all(), f"{kernel.name} wrote outside of out: {FEW_STEPS[i]}"
 
 
 def test_every_pair_of_types_has_a_row_of_every_isa() -> None:

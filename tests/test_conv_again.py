@@ -25,10 +25,10 @@ def image(scale: float = 0.02, zero: int = 131, shape: Any = SHAPE) -> qk.QTenso
 
 def arguments() -> dict[str, Any]:
     return {
-        "x": image(), "weight": qk.pack_conv(WEIGHT, layout="NHWC"), "bias": BIAS.copy(), "layout": "NHWC", "stride": 1,
-        "padding": (1, 1), "dilation": 1, "groups": 1, "activation": None, "residual": image(0.04, 17),
-        "out_scale": 0.3, "out_zero_point": 90, "out_dtype": None, "rounding": "half_even", "x_zero_point": 0, "w_zero_point": 0,
-        "out": None,
+        "x": image(), "weight": qk.pack_conv(WEIGHT, layout="NHWC"), "bias": BIAS.copy(), "layout": "NHWC",
+        "stride": 1, "padding": (1, 1), "dilation": 1, "groups": 1, "activation": None, "residual": image(0.04, 17),
+        "out_scale": 0.3, "out_zero_point": 90, "out_dtype": None, "rounding": "half_even",
+        "x_zero_point": 0, "w_zero_point": 0, "out": None,
     }  # fmt: skip
 
 

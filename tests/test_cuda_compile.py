@@ -48,15 +48,22 @@ FAMILIES: dict[str, tuple[str, tuple[str, ...], tuple[Gate, ...]]] = {
         Gate("gemm_sm80<Large80, true, true>", "Args80", 128, "IMMA.16832.S8.S8", 2.2, ASYNC),
         Gate("gemm_sm80<Small80, true, false>", "Args80", 128, "IMMA.16832.S8.U8", 4.5, ASYNC),
         Gate("gemm_dp4a<false, true>", "ArgsDp4a", 128, "IDP.4A.U8.S8", 1.6, ("LDS.128", "STS", *FUSED)),
-        Gate("quantize_kernel<kF32, uint8_t>", "QuantizeArgs", 128, "", 0, FUSED),
-        Gate("requantize_kernel<uint8_t>", "RequantizeArgs", 128, "", 0, FUSED),
-        Gate("dynamic_kernel<kBf16>", "DynamicArgs", 128, "", 0, FUSED),
+        Gate("quantize_kernel<kF32, 8>", "QuantizeArgs", 128, "", 0, FUSED),
+        Gate("requantize_kernel<8>", "RequantizeArgs", 128, "", 0, FUSED),
+        Gate("dynamic_kernel<kBf16, 8>", "DynamicArgs", 128, "", 0, FUSED),
     )),
     "sm_90a": ("90a", ("gemm_sm90a.h",), (
         Gate("gemm_sm90a<Pair90, true, true>", "Args90", 168, "IGMMA.64x256x32.S8.S8", 16, MULTICAST),
     )),
     "sm_90a, few rows": ("90a", ("gemm_sm90a.h",), (
         Gate("gemm_sm90a<Least90, true, false>", "Args90", 168, "IGMMA.64x16x32.S8.U8", 16, ("UTMALDG.2D", *RING)),
+    )),
+    "4 bits": ("80", ("ranges.h",), (
+        Gate("quantize_kernel<kBf16, 4>", "QuantizeArgs", 128, "", 0, ("LDG.E.128", "STG.E.64")),
+        Gate("dequantize_kernel<4, kF16>", "DequantizeArgs", 128, "", 0, ("LDG.E.64", "STG.E.128")),
+        Gate("dynamic_kernel<kF32, 4>", "DynamicArgs", 128, "", 0, ("LDG.E.128", "STG.E.64")),
+        Gate("pack_kernel<4, false>", "PackArgs", 128, "", 0, ("LDG.E.128", "STG.E.64")),
+        Gate("finite_kernel<kBf16>", "FiniteArgs", 128, "", 0, ("LDG.E.128", "RED.E.MAX")),
     )),
     "extremes": ("80", ("extremes.h",), (
         Gate("span_extremes<kF32>", "ExtremesArgs", 128, "", 0, ("LDG.E.128", "RED.E.MAX")),
@@ -71,7 +78,7 @@ FAMILIES: dict[str, tuple[str, tuple[str, ...], tuple[Gate, ...]]] = {
         Gate("gemm_sm75<true, true>", "Args75", 255, "IMMA.8816.S8.S8", 3.0, ("LDSM.16.M88.4", "STS.128", *FUSED)),
     )),
 }  # fmt: skip
-ORDINARY = ("sm_80", "sm_90a", "weights and convolutions")
+ORDINARY = ("sm_80", "sm_90a", "4 bits", "weights and convolutions")
 
 
 def nvdisasm() -> str | None:

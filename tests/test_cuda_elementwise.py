@@ -29,7 +29,7 @@ def dynamic(x: np.ndarray, dtype: str, group: int, pitch: int) -> tuple[np.ndarr
         )
     ]  # fmt: skip
     args.out, args.scale, args.zero, args.sums = (memory.address(out, writeable=True) for out in outs)
-    args.out_pitch = pitch
+    args.out_pitch, args.out_bits = pitch, 8
     module.dynamic_quantize(args, 0, 0)
     return outs[0], outs[1], outs[2], outs[3]
 

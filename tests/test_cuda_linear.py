@@ -34,6 +34,7 @@ ACTIVATIONS: dict[str, Any] = {
     "found rows": lambda of: qk.dynamic_quantize(of(X)),
     "found uint8": lambda of: qk.dynamic_quantize(of(X), dtype="uint8"),
     "found one": lambda of: qk.quantize(of(X), dtype="uint8", symmetric=False),
+    "int4": lambda of: qk.dynamic_quantize(of(X), dtype="int4"),
 }
 WEIGHTS: dict[str, Any] = {
     "axis 0": lambda of: qk.quantize(W, axis=0),
@@ -44,6 +45,8 @@ WEIGHTS: dict[str, Any] = {
     "there": lambda of: qk.quantize(of(W), np.full(N, 0.02), axis=0),
     "there, found": lambda of: qk.quantize(of(W), axis=0, symmetric=False),
     "there, found, one": lambda of: qk.quantize(of(W)),
+    "there, int4": lambda of: qk.quantize(of(W), axis=0, dtype="int4"),
+    "there, uint2": lambda of: qk.quantize(of(W), axis=0, dtype="uint2", symmetric=False),
 }
 
 
@@ -54,6 +57,7 @@ def host(x: np.ndarray) -> np.ndarray:
 def equal(got: Any, wanted: Any, what: Any) -> None:
     if isinstance(wanted, qk.QTensor):
         assert np.array_equal(values(got.codes()), wanted.codes()), what
+        assert np.array_equal(values(got.data), wanted.data), what
         assert got.scale == wanted.scale and got.zero_point == wanted.zero_point and got.dtype == wanted.dtype
     else:
         assert values(got).dtype == wanted.dtype and values(got).shape == wanted.shape
@@ -82,6 +86,9 @@ def test_every_result(gpu: Any, x: str) -> None:
         {"residual": floats}, {"residual": floats.astype(np.float16), "out_dtype": "float16", "activation": "relu"},
         {"residual": (codes, 0.02, 3)}, {"out_scale": 0.05, "residual": (codes, 0.02, 3), "bias": BIAS},
         *({"out_scale": 0.04, "rounding": rounding, "bias": BIAS, "out_zero_point": 5} for rounding in ROUNDINGS),
+        *({"out_scale": 0.001, "rounding": rounding, "out_dtype": "int16", "bias": BIAS} for rounding in ROUNDINGS),
+        {"out_scale": 0.0004, "out_dtype": "uint16", "out_zero_point": 30000, "activation": "relu"},
+        *({"out_scale": 0.5, "out_dtype": dtype, "out_zero_point": 1} for dtype in ("int4", "uint4", "int2", "uint2")),
     ]  # fmt: skip
     if isinstance(here, qk.QTensor):
         whole = rng.integers(-9999, 9999, N).astype(S32)
@@ -111,6 +118,76 @@ def _codes_of(codes: np.ndarray, scale: float, zero: int, of: Any) -> Any:
     return q
 
 
+# name → a residual on the CPU and on the GPU
+RESIDUALS: dict[str, Any] = {
+    "given": lambda of, r: qk.quantize(of(r), 0.01, 3),
+    "found": lambda of, r: qk.quantize(of(r)),
+    "found, uint8": lambda of, r: qk.dynamic_quantize(of(r), dtype="uint8", per="tensor"),
+    "found, int4": lambda of, r: qk.quantize(of(r), dtype="int4"),
+    "found, int16": lambda of, r: qk.quantize(of(r), dtype="int16"),
+    "given, uint16": lambda of, r: qk.quantize(of(r), 0.001, 30000, dtype="uint16"),
+}
+
+
+@pytest.mark.parametrize("columns", [48, 50])
+@pytest.mark.parametrize("name", RESIDUALS)
+def test_residuals_of_codes(gpu: Any, name: str, columns: int) -> None:
+    """Whose scale is known here or there; in vectors and one at a time; joining codes before their only rounding."""
+    rng = np.random.default_rng(12)
+    residual, weight = rng.normal(size=(*LEAD, columns)).astype(F32), qk.quantize(W[:columns], axis=0)
+    wishes: tuple[dict[str, Any], ...] = (
+        {}, {"out_dtype": "float16", "activation": "relu"}, {"out_scale": 0.05},
+        {"out_scale": 0.05, "activation": "relu"},
+        {"out_scale": 0.001, "out_dtype": "int16", "bias": BIAS[:columns]}, {"out_scale": 0.4, "out_dtype": "uint4"},
+    )  # fmt: skip
+    for i, wish in enumerate(wishes):
+        gpu.pretend((75, 80, 90)[i % 3])
+        wanted = qk.linear(X, weight, residual=RESIDUALS[name](host, residual), **wish)
+        there = RESIDUALS[name](gpu.asarray, residual)
+        equal(qk.linear(gpu.asarray(X), weight, residual=there, **wish), wanted, (name, wish))
+
+
+def test_a_bias_of_int32_there(gpu: Any) -> None:
+    """It is not read, and its sums wrap."""
+    rng, weight = np.random.default_rng(13), qk.quantize(W, axis=0)
+    bias = rng.integers(-(2**20), 2**20, N).astype(S32)
+    for name in ("one scale", "rows", "found uint8", "int4"):
+        here, there = ACTIVATIONS[name](host), ACTIVATIONS[name](gpu.asarray)
+        for wish in ({"out_dtype": "int32"}, {}, {"out_scale": 1.5}):
+            equal(
+                qk.linear(there, weight, gpu.asarray(bias), **wish), qk.linear(here, weight, bias, **wish), (name, wish)
+            )
+    x = qk.quantize(gpu.asarray(np.ones((1, K), F32)), 1.0)
+    most = np.full(N, 2**31 - 1, S32)
+    bare = values(qk.linear(x, weight, out_dtype="int32")).astype(np.int64)
+    got = values(qk.linear(x, weight, gpu.asarray(most), out_dtype="int32"))
+    assert np.array_equal(got, (bare + 2**31 - 1).astype(np.uint32).view(S32)[:, :]) and (bare > 0).any()
+
+
+def test_nothing_to_sum(gpu: Any) -> None:
+    """k = 0: the bias through the epilogue (A13)."""
+    rng = np.random.default_rng(14)
+    nothing, residual = np.zeros((*LEAD, 0), F32), rng.normal(size=(*LEAD, N)).astype(F32)
+    weights = (
+        lambda of: qk.quantize(np.zeros((N, 0), F32), np.full(N, 0.5), axis=0),
+        lambda of: qk.quantize(of(np.zeros((N, 0), F32)), np.full(N, 0.5), 3, axis=0),
+    )
+    for made, weight in itertools.product(
+        (lambda of: of(nothing), lambda of: qk.quantize(of(nothing), 0.5, 3)), weights
+    ):
+        for wish in (
+            {},
+            {"bias": BIAS, "activation": "relu"},
+            {"out_scale": 0.1, "bias": BIAS},
+            {"residual": residual},
+        ):
+            wanted = qk.linear(made(host), weight(host), **wish)
+            placed = wish | ({"residual": gpu.asarray(residual)} if "residual" in wish else {})
+            equal(qk.linear(made(gpu.asarray), weight(gpu.asarray), **placed), wanted, wish)
+    x = gpu.asarray(nothing)
+    assert "nothing to compute" in str(qk.explain(qk.linear, x, weights[0](host)))
+
+
 @pytest.mark.parametrize("rounding", ROUNDINGS)
 def test_one_weight_scale_and_ties(gpu: Any, rounding: str) -> None:
     """A4 has a rule for one weight scale; powers of two make ties."""
@@ -138,6 +215,9 @@ def test_out_strides_and_explain(gpu: Any) -> None:
     codes = gpu.full((*LEAD, N), 0, np.int8)
     assert qk.linear(x, weight, out_scale=0.05, out=codes) is codes
     assert np.array_equal(values(codes), qk.linear(X, weight, out_scale=0.05).codes())
+    four = gpu.full((*LEAD, N), 0, np.int8)
+    assert qk.linear(x, weight, out_scale=0.5, out_dtype="int4", out=four) is four
+    assert np.array_equal(values(four), qk.linear(X, weight, out_scale=0.5, out_dtype="int4").codes())
     part = gpu.asarray(X)[:, ::2]
     assert np.array_equal(values(qk.linear(part, weight)), qk.linear(X[:, ::2], weight))
     assert qk.explain(qk.linear, x, weight).kernel.device == "cuda"
@@ -173,19 +253,19 @@ def test_curves(gpu: Any) -> None:
 def test_bad_input(gpu: Any) -> None:
     x, weight = gpu.asarray(X), qk.quantize(W, axis=0)
     q = qk.quantize(x, 0.03)
-    found = qk.dynamic_quantize(gpu.asarray(np.ones((*LEAD, N), F32)), per="tensor")
     wishes: list[tuple[Any, dict[str, Any], Any, str]] = [
         (x, {"compute": "float16"}, ValueError, "compute='float16'"),
         (x, {"residual": X[..., :N]}, TypeError, "x is on cuda:0, residual is in host memory"),
         (x, {"residual": gpu.asarray(X)}, ValueError, "residual has shape"),
-        (x, {"out_dtype": "int16", "out_scale": 1.0}, ValueError, "out_dtype='int16' on a GPU"),
+        (x, {"out_dtype": "int12", "out_scale": 1.0}, ValueError, "out_dtype='int12', wanted one of int8"),
         (x, {"out_scale": 1.0, "activation": "gelu"}, ValueError, "activation='gelu' of codes"),
-        (x, {"out_scale": 1.0, "residual": found}, ValueError, "residual's scale was found on the GPU"),
         (x, {"out_scale": 1.0, "residual": gpu.asarray(X[..., :N])}, ValueError, "residual is Array, wanted a QTensor"),
         (x, {"bias": gpu.asarray(BIAS.astype(S32))}, TypeError, "bias has dtype int32, wanted floats on a GPU"),
+        (q, {"bias": gpu.asarray(BIAS.astype(np.int64))}, TypeError, "bias has dtype int64, wanted floats or int32"),
         (x, {"bias": gpu.asarray(BIAS[:9])}, ValueError, r"bias has shape \(9,\)"),
         (x, {"out": np.zeros((*LEAD, N), F32)}, TypeError, "out is in host memory"),
-        (x, {"out": gpu.empty((*LEAD, N), np.int16)}, ValueError, "out_dtype='int16'"),
+        (x, {"out": gpu.empty((*LEAD, N), np.int16)}, ValueError, "out_dtype='int16' needs an out_scale"),
+        (x, {"out": gpu.empty((*LEAD, N), np.int16), "out_scale": 1.0, "out_dtype": "int4"}, TypeError, "wanted int8"),
         (x, {"out": gpu.empty((2, N), F32)}, ValueError, "out has shape"),
         (x, {"out_dtype": "int32"}, ValueError, "wants a QTensor x"),
         (q, {"out_dtype": "int32", "residual": gpu.asarray(X[..., :N])}, ValueError, "bare accumulators"),

@@ -15,7 +15,9 @@ SHAPES: tuple[tuple[tuple[int, ...], dict[str, Any]], ...] = (
     ((3, 700), {}), ((1,), {}), ((7, 513), {"axis": 0}), ((40, 5), {"axis": 1}), ((3, 16), {"axis": 1}),
     ((600, 70), {"axis": -1}), ((6, 7, 33), {"axis": 1}), ((2, 3, 640), {"axis": 1}), ((6, 7, 33), {"axis": (0, 1)}),
     ((5, 70), {"axis": 0, "group_size": 16}), ((5, 70), {"group_size": 32}),
-    ((4, 1100), {"axis": 0, "group_size": 600}),
+    ((4, 1100), {"axis": 0, "group_size": 600}), ((6, 7, 33), {"axis": (0, 2)}), ((3, 2, 5, 9), {"axis": (1, 3)}),
+    ((70, 5), {"axis": 1, "group_size": 16, "group_axis": 0}),
+    ((3, 4, 50), {"axis": 0, "group_size": 3, "group_axis": 1}),
 )  # fmt: skip
 
 
@@ -41,7 +43,7 @@ def same(got: Any, wanted: qk.QTensor) -> None:
 @pytest.mark.parametrize("case", SHAPES, ids=str)
 def test_quantize_finds_its_scale(gpu: Any, case: Any) -> None:
     shape, keywords = case
-    for i, dtype in enumerate(("int8", "uint8", "int16", "uint16")):
+    for i, dtype in enumerate(("int8", "uint8", "int16", "uint16", "int4", "uint2")):
         x = numbers(shape, i)
         x = x if i % 2 else np.maximum(x, np.float32(-0.25))
         for symmetric in (True, False):
@@ -67,11 +69,48 @@ def test_stored_scales_are_rounded_first(gpu: Any) -> None:
             same(qk.quantize(gpu.asarray(x), **keywords), qk.quantize(x, **keywords))
 
 
+@pytest.mark.parametrize("case", [case for case in SHAPES if "group_size" in case[1]], ids=str)
+def test_two_level_scales(gpu: Any, case: Any) -> None:
+    """1 … 16 times a common one, of groups along any axis; empty groups, and rows of nothing but those."""
+    shape, keywords = case
+    for i, (dtype, symmetric) in enumerate((("int4", True), ("uint4", False), ("int8", True), ("uint8", False))):
+        x = numbers(shape, i)
+        x[0] = 0 if i % 2 else x[0] * np.float32(1e-38)
+        given = keywords | {"dtype": dtype, "symmetric": symmetric, "two_level": True}
+        got, wanted = qk.quantize(gpu.asarray(x), **given), qk.quantize(x, **given)
+        same(got, wanted)
+        assert np.array_equal(values(got._factors), wanted._factors) and got._factors.dtype == np.uint8
+        assert np.array_equal(values(got.dequantize()), wanted.dequantize())
+
+
+def test_check_finite(gpu: Any) -> None:
+    """The first that is none is named, as on the CPU; where there is none it changes nothing."""
+    ml_dtypes = ml_dtypes_or_skip()
+    rng = np.random.default_rng(4)
+    for kind in (np.float32, np.float16, ml_dtypes.bfloat16, np.float64):
+        x = rng.normal(size=(9, 70)).astype(kind)
+        same(qk.dynamic_quantize(gpu.asarray(x), check_finite=True), qk.dynamic_quantize(x))
+        for at in ((0, 0), (8, 69), (4, 33)):
+            bad = x.copy()
+            bad[at], bad[8, 69] = (np.nan, -np.inf, np.inf)[at[0] % 3], np.inf
+            said = [pytest.raises(ValueError, match=r"wanted finite numbers \(check_finite=True\)") for _ in range(2)]
+            with said[0] as mine:
+                qk.dynamic_quantize(gpu.asarray(bad), check_finite=True)
+            with said[1] as theirs:
+                qk.dynamic_quantize(bad, check_finite=True)
+            assert str(mine.value) == str(theirs.value) and f"at {at}" in str(mine.value)
+    strided = rng.normal(size=(9, 70)).astype(np.float32)
+    strided[:, 1::2] = np.nan  # not looked at
+    same(qk.dynamic_quantize(gpu.asarray(strided)[:, ::2], check_finite=True), qk.dynamic_quantize(strided[:, ::2]))
+
+
 def test_dynamic_quantize(gpu: Any) -> None:
     for i, (shape, keywords) in enumerate((
         ((5, 70), {}), ((2, 3, 300), {"dtype": "uint8"}), ((5, 70), {"group_size": 32}), ((90,), {}), ((1, 1), {}),
         ((5, 70), {"per": "tensor"}), ((4, 17000), {"per": "tensor"}), ((70001,), {"per": "tensor", "dtype": "uint8"}),
         ((1, 66000), {"dtype": "uint8"}), ((0, 4), {}), ((3, 5, 64), {"group_size": 16, "dtype": "uint8"}),
+        *((shape, {"dtype": "int4"} | more) for shape in ((5, 70), (5, 71), (3, 2, 9), (1, 70001), (9,), (0, 4))
+          for more in ({}, {"per": "tensor"}, {"group_size": 6}, {"group_size": 7})),
     )):  # fmt: skip
         x = numbers(shape, i) if 0 not in shape else np.zeros(shape, np.float32)
         same(qk.dynamic_quantize(gpu.asarray(x), **keywords), qk.dynamic_quantize(x, **keywords))
@@ -90,14 +129,12 @@ def test_refused(gpu: Any) -> None:
     x = gpu.asarray(np.ones((3, 4), np.float32))
     for call, said in (
         (lambda: qk.quantize(x, zero_point=3), "zero_point=3 without a scale"),
-        (lambda: qk.quantize(x, dtype="int4"), "dtype='int4' on a GPU, wanted codes of 8 or 16 bits"),
-        (lambda: qk.quantize(x, group_size=2, two_level=True), "two_level on a GPU"),
-        (lambda: qk.quantize(x, 1.0, group_size=2, two_level=True), "two_level"),
-        (lambda: qk.dynamic_quantize(x, check_finite=True), "check_finite=True on a GPU, wanted False"),
-        (lambda: qk.dynamic_quantize(x, dtype="int4"), "dtype='int4' on a GPU"),
+        (lambda: qk.quantize(x, dtype="int3"), "dtype='int3', wanted one of int8"),
+        (lambda: qk.quantize(x, two_level=True), "two_level goes with a group_size"),
+        (lambda: qk.quantize(x, 1.0, group_size=2, two_level=True), "two_level finds the scale"),
+        (lambda: qk.dynamic_quantize(x, dtype="uint4"), "dtype='uint4', wanted one of int8, uint8, int4"),
         (lambda: qk.dynamic_quantize(x, per="column"), "per='column', wanted"),
         (lambda: qk.quantize(x, axis=5), "axis=5 does not fit shape"),
-        (lambda: qk.quantize(x, axis=1, group_size=2, group_axis=0), "groups along axis 0 on a GPU"),
     ):
         with pytest.raises(ValueError, match=said):
             call()

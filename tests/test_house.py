@@ -40,6 +40,7 @@ UPWARD = {
     ("tensor", "ops.dequantize"): "a method of QTensor: the op by another name",
     ("tensor", "ops.numpy_functions"): "what NumPy asks of a QTensor, it asks the class",
     ("tensor", "ops.qmatmul"): "the operator @",
+    ("tensor", "ops.device_tensor"): "a QTensor of codes on a GPU is made of a class of its own",
 }
 
 # Extras. `import qkernels` works without each, and does not import it where it is installed.

@@ -14,7 +14,9 @@ SCRIPT = """
 import itertools
 import sys
 import numpy as np
+import qkernels as qk
 from qkernels.backends import numba_cuda, reference
+from qkernels.backends.cuda import Found
 from qkernels.kernel import Multipliers, Scales
 from qkernels.rounding import multiplier_of
 
@@ -44,6 +46,36 @@ for code, low, high, zero in (("s8", -128, 127, -3), ("u8", 0, 255, 128)):
     by = Scales(scale, np.full((9, 1), zero, np.int32), 1, 14)
     rows[f"quantize_f32{code}_numba_cuda"].run(x, by, (low, high), out)
     assert np.array_equal(out, reference.quantize(x, scale, zero, of[code])), code
+
+for seed, (shape, group) in enumerate((((1, 1), 1), ((3, 300), 300), ((4, 130), 32), ((2, 7), 3))):
+    x = (rng.normal(size=shape) * np.exp2(rng.integers(-9, 9, shape))).astype(np.float32)
+    if shape[1] > 6:
+        x[0, :5] = [np.nan, np.inf, -np.inf, -0.0, 1e-38]
+        x[-1] = 0
+    for code in ("s8", "u8"):
+        wanted = reference.dynamic_quantize(x, np.dtype(of[code]).name, "row", group)
+        for with_sums in (False, True):
+            out, scale = np.full(shape, 77, of[code]), np.zeros(wanted.scale.shape, np.float32)
+            zero, sums = (np.full(scale.shape, 77, np.int32) for _ in range(2))
+            limits = (-128, 127) if code == "s8" else (0, 255)
+            of_sums = sums if with_sums else None
+            rows[f"dynamic_quantize_f32{code}_numba_cuda"].run(x, group, limits, scale, zero, of_sums, out)
+            assert np.array_equal(out, wanted.codes) and np.array_equal(scale, wanted.scale), (code, shape, group)
+            assert np.array_equal(zero, wanted.zero_point) and (not with_sums or np.array_equal(sums, wanted.sums))
+        back = np.zeros(shape, np.float32)
+        rows[f"dequantize_{code}f32_numba_cuda"].run(out, Scales(scale, zero, 1, group), back)
+        for i, j in np.ndindex(*shape):
+            place = i, j // group
+            assert back[i, j] == np.float32(int(out[i, j]) - zero[place]) * scale[place]
+        for symmetric in (True, False):
+            ends = np.full(scale.shape, -1, np.int64)
+            numba_cuda.find_extremes(x, ends, 1, group)
+            middle = None if not symmetric else 128 if code == "u8" else 0
+            found = Found(np.zeros(scale.shape, np.float32), None, np.zeros(scale.shape, np.int32))
+            numba_cuda.scales_of_extremes(ends, limits, middle, "float32", found, 1, 1)
+            q = qk.quantize(x, dtype=np.dtype(of[code]).name, axis=0, group_size=group, symmetric=symmetric)
+            points = np.broadcast_to(q.zero_point, q.scale.shape)
+            assert np.array_equal(found.scale, q.scale) and np.array_equal(found.zero, points), (code, symmetric)
 
 acc = random(np.int32, 8, 12) >> rng.integers(0, 24, (8, 12)).astype(np.int32)
 acc[0, :4] = [2, -2, 6, -6]
@@ -99,7 +131,7 @@ import re
 import types as plain
 from numba import cuda, types
 from numba.cuda import dispatcher
-from qkernels.backends import _numba_cuda as elements, _numba_cuda_conv as convs
+from qkernels.backends import _numba_cuda as elements, _numba_cuda_conv as convs, _numba_cuda_ranges as ranges
 
 dispatcher.get_current_device = lambda: plain.SimpleNamespace(compute_capability=(7, 5))
 s8, u8, u16, s32, s64, f16, f32, f64 = (getattr(types, name) for name in (
@@ -115,6 +147,11 @@ kernels = (
     (elements.quantize, (reals, reals, words, *numbers[:4], array(s8, 2))),
     (elements.requantize, (words, reals, words, words, words, *numbers, array(u8, 2))),
     (elements.requantize, (words, array(f64, 2), words, words, words, *numbers, array(s8, 2))),
+    (ranges.dynamic, (reals, *numbers[:3], reals, words, words, array(s8, 2, "A"))),
+    (ranges.dequantize, (array(u8, 2), reals, words, *numbers[:2], reals)),
+    (ranges.extremes, (reals, *numbers[:2], array(f32, 3))),
+    (ranges.clear, (array(f32, 2),)),
+    (ranges.found, (reals, *numbers[:2], types.boolean, s64, array(f32, 1), array(s32, 1))),
     (convs.conv, (array(u8, 5, "A"), array(s8, 5), array(s32, 1), array(s64, 1), words)),
     (convs.add_bias, (words, words)),
     (convs.floats, (words, array(f32, 1), array(f32, 1), reals, array(s8, 2), s64, f64, s64, s64, f64, f64,

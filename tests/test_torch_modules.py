@@ -123,6 +123,74 @@ def test_static_inputs_and_codes_as_outputs(dtype: str) -> None:
     assert np.unique(z.codes()).size > 3
 
 
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+@pytest.mark.parametrize("weight", ["int8", "uint8", "int4"])
+@pytest.mark.parametrize("out", [torch.float32, torch.bfloat16], ids=str)
+def test_static_inputs_and_a_residual(dtype: str, weight: str, out: torch.dtype) -> None:
+    """The short way's numbers are the op's: with zero points of inputs and of weights, floats and codes as inputs."""
+    layer, x, r = small(), torch.randn(2, 3, 37), torch.randn(2, 3, 19)
+    scale, zero = qk.calibrate([x], dtype=dtype, symmetric=False)
+    q = qt.QLinear.from_float(layer, dtype=weight, symmetric=weight != "uint8", activation="relu", out_dtype=out)
+    q.set_ranges(scale, zero)
+    codes = qk.quantize(x.numpy(), float(scale), int(zero), dtype=dtype)
+    name = str(out).removeprefix("torch.")
+    bias = layer.bias.detach().numpy()
+    for residual in (None, r):
+        given = None if residual is None else residual.numpy()
+        y = qk.linear(codes, q.qtensor(), bias, activation="relu", residual=given, out_dtype=name)
+        wanted = y.view(torch.bfloat16) if isinstance(y, torch.Tensor) else torch.from_numpy(np.asarray(y, np.float32))
+        for _ in range(3):  # the first asks which kernel, the others know
+            same(q(x, residual).float(), wanted.float())
+            same(q(torch.from_numpy(codes.codes().copy()), residual).float(), wanted.float())
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+def test_codes_through_a_table(dtype: str) -> None:
+    layer, x = small(), torch.randn(6, 37)
+    kind = getattr(torch, dtype)
+    scale, zero = qk.calibrate([x], dtype=dtype, symmetric=False)
+    plain = qt.QLinear.from_float(layer)
+    plain.set_ranges(scale, zero, 0.02, torch.tensor(7, dtype=kind))
+    q = qt.QLinear.from_float(layer)
+    q.set_ranges(scale, zero, 0.02, torch.tensor(7, dtype=kind))
+    before = q(x)
+    same(before, plain(x))
+    assert q.then("gelu", 0.01, 20) is q and "through a table" in repr(q)
+    y = qk.lookup(qk.QTensor(plain(x).numpy(), 0.02, 7), "gelu", 0.01, 20)
+    for _ in range(3):
+        same(q(x), torch.from_numpy(y.codes().copy()))
+    assert not torch.equal(q(x), before)
+    with qk.use("*_numpy"):
+        same(q(x), torch.from_numpy(y.codes().copy()))
+    same(torch.compile(q, fullgraph=True, backend="aot_eager")(x), q(x))
+    read = qt.QLinear(37, 19)
+    read.load_state_dict(q.state_dict())
+    same(read(x), q(x))
+    same(copy.deepcopy(q)(x), q(x))
+    own = qk.lookup(qk.QTensor(plain(x).numpy(), 0.02, 7), "relu")
+    same(q.then("relu")(x), torch.from_numpy(own.codes().copy()))
+    same(q.then(None)(x), before)
+    with pytest.raises(ValueError, match="no output range"):
+        qt.QLinear.from_float(layer).then("gelu")
+
+
+def test_ranges_that_change_are_seen() -> None:
+    layer, x = small(), torch.randn(6, 37)
+    q = qt.QLinear.from_float(layer)
+    q.set_ranges(0.03, torch.tensor(0, dtype=torch.int8))
+    first = q(x)
+    q.input_scale.fill_(0.3)
+    second = q(x)
+    assert not torch.equal(first, second)
+    q.input_scale.fill_(0.03)
+    same(q(x), first)
+    q.bias.add_(1)
+    assert torch.allclose(q(x), first + 1)
+    q.input_scale.fill_(float("inf"))
+    with pytest.raises(ValueError, match="scale"):
+        q(x)
+
+
 CONVS = [
     {"kernel_size": 3, "padding": 1}, {"kernel_size": (3, 2), "stride": (2, 1), "padding": "valid"},
     {"kernel_size": (2, 3), "padding": "same", "dilation": 2}, {"kernel_size": 3, "groups": 2, "bias": False},

@@ -130,7 +130,7 @@ def test_the_short_way_is_the_long_one(activation, out: torch.dtype, residual: b
     long = layer(x, r)
     name = str(out).removeprefix("torch.")
     same = qk.linear(x, layer.qtensor(), layer.bias, activation=activation, residual=r, out_dtype=name)
-    short = ops.short_linear(x, layer._memo.made, layer.bias, layer.activation, r, out)
+    short = ops.short_linear(x, layer._memo.made.packed, layer.bias, layer.activation, r, out)
     if qk.backends.native._native is not None and qk.dispatch.pattern_in_force() == "*":
         assert short is not None
         assert torch.equal(short, same)
@@ -153,7 +153,8 @@ def test_unusual_tensors_go_the_long_way() -> None:
     with pytest.raises(ValueError, match="residual has shape"):
         layer(x.T.contiguous(), wrong)
     assert ops.of_tensors(x, object(), None, None, None, "float32") is None
-    assert ops.of_tensors(np.zeros((2, 40), np.float32), layer._memo.made._handle, None, None, None, "float32") is None
+    handle = layer._memo.made.packed._handle
+    assert ops.of_tensors(np.zeros((2, 40), np.float32), handle, None, None, None, "float32") is None
 
 
 def test_packed_weights_die_with_the_tensors() -> None:

@@ -2,7 +2,15 @@
 
 namespace qk::capi {
 
-constexpr int32_t kMostTasks = 256;
+int32_t Hosted::tasks_of(const qk_host* given, int32_t* tasks, const Say& say) {
+  qk_host h = {};
+  if (given)
+    if (const int32_t status = read_struct(given, h, "qk_host", say)) return status;
+  if (h.tasks < 0 || h.tasks > kMostTasks)
+    return say(QK_BAD_ARGUMENT, "qk_host.tasks is %d, wanted 0 to %d", h.tasks, kMostTasks);
+  *tasks = h.tasks > 1 ? h.tasks : 1;
+  return QK_OK;
+}
 
 int32_t Hosted::begin(const qk_host* given, const Room& room, const Say& say) {
   qk_host h = {};
@@ -10,9 +18,9 @@ int32_t Hosted::begin(const qk_host* given, const Room& room, const Say& say) {
     if (const int32_t status = read_struct(given, h, "qk_host", say)) return status;
   if (h.flags & ~uint32_t(QK_OWN_SCRATCH | QK_OWN_THREADS))
     return say(QK_BAD_ARGUMENT, "qk_host.flags is %u, wanted QK_OWN_SCRATCH | QK_OWN_THREADS at most", h.flags);
-  if (h.tasks < 0 || h.tasks > kMostTasks)
-    return say(QK_BAD_ARGUMENT, "qk_host.tasks is %d, wanted 0 to %d", h.tasks, kMostTasks);
-  host_.tasks = h.tasks > 1 ? h.tasks : 1;
+  int32_t tasks;
+  if (const int32_t status = tasks_of(given, &tasks, say)) return status;
+  host_.tasks = tasks;
   host_.own_threads = h.flags & QK_OWN_THREADS;
   host_.own_scratch = h.flags & QK_OWN_SCRATCH;
   host_.parallel_for = h.parallel_for, host_.pool = h.pool;

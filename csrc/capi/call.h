@@ -17,6 +17,7 @@ constexpr int64_t kMost = int64_t(1) << 31;  // of every size
 constexpr double kMostBytes = 1e15;          // of every product of sizes, so that no index can overflow
 constexpr size_t kMostStruct = 4096;         // a struct's size beyond is no version but rubbish
 constexpr size_t kLine = 64;                 // workspaces are divided into cache lines
+constexpr int32_t kMostTasks = 256;
 
 // Where words go.
 struct Say {
@@ -110,6 +111,7 @@ struct Room {
 class Hosted {
  public:
   int32_t begin(const qk_host* given, const Room& room, const Say& say);
+  static int32_t tasks_of(const qk_host* given, int32_t* tasks, const Say& say);  // what begin will take them for
   ~Hosted() {
     if (begun_) set_host(before_);
   }

@@ -16,6 +16,7 @@ constexpr double kGatherBytesUs = 8e3;                 // windows copied side by
 constexpr const char* kGroupedIsa = "x86_avx512vnni";  // whose row has kernels for small groups
 constexpr double kGroupedGops = 400;
 constexpr double kElementwiseCallUs = 1, kElementwiseByteNs = 0.1, kDepthwiseCallUs = 0.5;
+constexpr double kPoolCallUs = 2, kTopkBytesUs = 1e4, kTopkScoresUs = 4e3;
 constexpr int64_t kFewGroups = 64, kFewRows = 8, kLongestBf16 = 1 << 15;
 
 bool same(const char* x, const char* y) { return strcmp(x, y) == 0; }
@@ -134,6 +135,20 @@ int32_t judge_elementwise(const ElementwiseRow& row, const Problem& p, double& u
   return QK_OK;
 }
 
+int32_t judge_pool(const PoolRow& row, const Problem& p, double& us, const Say& say) {
+  if (const int32_t status = not_here(row.isa, say)) return status;
+  us = kPoolCallUs + 1e-3 * of(p.m) * of(p.n) * of(p.k) * row.ns;
+  return QK_OK;
+}
+
+int32_t judge_topk(const KernelRow& row, const Problem& p, double& us, const Say& say) {
+  if (const int32_t status = not_here(row.isa, say)) return status;
+  const idx columns = padded(p.n, kPanel);
+  const double macs = of(padded(p.m, row.mr)) * of(padded(columns, row.nr)) * of(padded(p.k, row.k_step));
+  us = row.call_us + 2e-3 * macs / row.gops + of(p.m) * of(p.k) / kTopkBytesUs + of(p.m) * of(columns) / kTopkScoresUs;
+  return QK_OK;
+}
+
 bool good_text(const char* text, size_t most) { return text && strnlen(text, most) < most; }
 
 // The caller's problem, its numbers within bounds, its texts short.
@@ -165,6 +180,8 @@ const char* Entry::isa() const {
       return elementwise->isa;
     case Kind::int4:
       return int4->isa;
+    case Kind::pool:
+      return pool->isa;
     default:
       return product->isa;
   }
@@ -180,6 +197,10 @@ const char* Entry::op() const {
       return elementwise->op;
     case Kind::int4:
       return int4->of_floats ? "weight_only" : "linear";
+    case Kind::pool:
+      return pool->op;
+    case Kind::topk:
+      return "topk";
     default:
       return "conv";
   }
@@ -189,6 +210,7 @@ void Entry::types(char (&to)[16]) const {
   const char* const own = kind == Kind::depthwise     ? depthwise->types
                           : kind == Kind::elementwise ? elementwise->types
                           : kind == Kind::int4        ? int4->types
+                          : kind == Kind::pool        ? pool->types
                                                       : product->types;
   if (also) snprintf(to, sizeof to, "%s%s", also_for(own), own + (starts(own, "s8") ? 2 : 3));
   else snprintf(to, sizeof to, "%s", own);
@@ -198,7 +220,7 @@ void Entry::name(char (&to)[64]) const {
   char own[16];
   types(own);
   if (kind == Kind::depthwise) snprintf(to, sizeof to, "%s", depthwise->name);
-  else if (kind == Kind::elementwise) snprintf(to, sizeof to, "%s_%s_%s", op(), own, elementwise->isa);
+  else if (kind == Kind::elementwise || kind == Kind::pool) snprintf(to, sizeof to, "%s_%s_%s", op(), own, isa());
   else {  // <op>_<types> of the row is replaced, what follows stays
     const char* const name = kind == Kind::int4 ? int4->name : product->name;
     const char* const row_types = kind == Kind::int4 ? int4->types : product->types;
@@ -211,6 +233,8 @@ const char* Entry::layout() const {
     case Kind::depthwise:
       return "c4t4";
     case Kind::elementwise:
+    case Kind::pool:
+    case Kind::topk:
       return "";
     case Kind::int4:
       return int4->bits == 4 ? "n16k4x2" : "n16k4x4";
@@ -221,7 +245,8 @@ const char* Entry::layout() const {
 
 int entry_count() {
   const RowList rows = all_rows();
-  return rows.count * 2 + with_also(rows) + depthwise_rows().count + elementwise_count() + with_also(all_int4_rows());
+  return rows.count * 3 + with_also(rows) + depthwise_rows().count + elementwise_count() + with_also(all_int4_rows()) +
+         pool_count();
 }
 
 Entry entry_at(int index) {
@@ -238,7 +263,12 @@ Entry entry_at(int index) {
   index -= depthwise.count;
   if (index < elementwise_count()) return e.kind = Kind::elementwise, e.elementwise = &elementwise_row(index), e;
   index -= elementwise_count();
-  return e.kind = Kind::int4, e.int4 = row_of(all_int4_rows(), index, e.also), e;
+  if (index < with_also(all_int4_rows()))
+    return e.kind = Kind::int4, e.int4 = row_of(all_int4_rows(), index, e.also), e;
+  index -= with_also(all_int4_rows());
+  if (index < pool_count()) return e.kind = Kind::pool, e.pool = &pool_row(index), e;
+  index -= pool_count();
+  return e.kind = Kind::topk, e.product = &rows.rows[index], e;
 }
 
 idx merged_groups(idx groups, idx filters) {
@@ -276,6 +306,10 @@ int32_t judge(const Entry& entry, const Problem& p, double& us, const Say& say) 
       return judge_elementwise(*entry.elementwise, p, us, say);
     case Kind::int4:
       return judge_int4(entry, p, us, say);
+    case Kind::pool:
+      return judge_pool(*entry.pool, p, us, say);
+    case Kind::topk:
+      return judge_topk(*entry.product, p, us, say);
     default:
       return judge_product(entry, p, us, say);
   }

@@ -4,11 +4,12 @@
 #include "../cpu/elements.h"
 #include "../cpu/int4.h"
 #include "../cpu/plan.h"
+#include "../cpu/pooling.h"
 #include "call.h"
 
 namespace qk::capi {
 
-enum class Kind { gemm, linear, conv, depthwise, elementwise, int4 };
+enum class Kind { gemm, linear, conv, depthwise, elementwise, int4, pool, topk };
 
 struct Entry {
   Kind kind;
@@ -18,6 +19,7 @@ struct Entry {
     const DepthwiseRow* depthwise;
     const ElementwiseRow* elementwise;
     const Int4Row* int4;
+    const PoolRow* pool;
   };
 
   const char* isa() const;

@@ -130,18 +130,26 @@ int32_t read_weights(const qk_linear_args& q, LinearCall& c, int32_t& bits, cons
   return QK_OK;
 }
 
-// c.g's operands beside c.groups' weights; the kernel, and what it asks for.
-int32_t set_groups(const qk_linear_args& q, int32_t bits, LinearCall& c, const Say& say) {
-  const bool floats = q.a_type == QK_F32;
+// Of a kernel that was named, whether it rounds real rows to bfloat16.
+bool wants_bf16(int32_t kernel) {
+  if (kernel < 0 || kernel >= entry_count()) return false;
+  char types[16];
+  entry_at(kernel).types(types);
+  return strncmp(types, "bf16", 4) == 0;
+}
+
+// c.g's operands beside c.groups' weights; the kernel, and what it asks for. real: rows stay what they are (A11).
+int32_t set_groups(const qk_linear_args& q, int32_t bits, bool real, LinearCall& c, const Say& say) {
+  const bool floats = q.a_type == QK_F32 && !real;
   Int4& g = c.groups = groups_of_columns(c.groups, c.part.columns.begin);
   g.m = c.g.m, g.n = c.g.n, g.a = c.g.a, g.a_row = c.g.a_row, g.a_col = c.g.a_col, g.a_zero = c.g.a_zero;
   g.l1_bytes = c.g.l1_bytes, g.l2_bytes = c.g.l2_bytes;
   char types[16], layout[40];
-  snprintf(types, sizeof types, "%su%df32", letters(q.a_type), bits);
+  snprintf(types, sizeof types, "%su%df32", real && wants_bf16(q.kernel) ? "bf16" : letters(q.a_type), bits);
   const int length = snprintf(layout, sizeof layout, "n16k4x%d", 8 / bits);
   if (g.groups() > 1) snprintf(layout + length, sizeof layout - size_t(length), "/%lld", (long long)g.group);
-  if (const int32_t status = choose(q.kernel, {"linear", types, layout, g.m, g.n, g.k, nullptr}, c.entry, say))
-    return status;
+  const char* const op = real ? "weight_only" : "linear";
+  if (const int32_t status = choose(q.kernel, {op, types, layout, g.m, g.n, g.k, nullptr}, c.entry, say)) return status;
   const idx at_once = floats ? quantized_rows(g.m, g.k) : g.m;
   c.room = {floats ? lines(quantized_rows_bytes(g.m, g.k)) : 0, 0};
   static constexpr int32_t kZero = 0;
@@ -157,10 +165,13 @@ int32_t set_groups(const qk_linear_args& q, int32_t bits, LinearCall& c, const S
   return QK_OK;
 }
 
-int32_t read_linear(const qk_linear_args* args, bool query, LinearCall& c, const Say& say) {
+int32_t read_product(const qk_linear_args* args, bool real, bool query, LinearCall& c, const Say& say) {
   qk_linear_args q;
   if (const int32_t status = read_struct(args, q, "qk_linear_args", say)) return status;
   int32_t bits = 8;
+  if (real && (!q.groups || q.a_type != QK_F32))
+    return say(q.groups ? QK_BAD_ARGUMENT : QK_NULL_POINTER, "%s, wanted rows of QK_F32 times groups of weights",
+               q.groups ? "a_type is not QK_F32" : "groups is NULL");
   if (const int32_t status = read_weights(q, c, bits, say)) return status;
   const Operands o = {q.m, q.a_type, q.a, q.a_row, q.a_column, q.a_zero, q.w_zero, q.rows, q.columns};
   if (const int32_t status = read_operands(o, true, query, c.g, c.part, say)) return status;
@@ -171,7 +182,7 @@ int32_t read_linear(const qk_linear_args* args, bool query, LinearCall& c, const
     return status;
   c.epilogue = query ? whole : epilogue_of_columns(epilogue_from(whole, c.part.rows.begin), c.part.columns.begin);
   c.x = floats && !query ? static_cast<const float*>(q.a) + c.part.rows.begin * c.part.w.k : nullptr;
-  if (c.grouped) return set_groups(q, bits, c, say);
+  if (c.grouped) return set_groups(q, bits, real, c, say);
   if (const int32_t status = choose_row(q.kernel, "linear", q.a_type, c.g, c.part.w, c.entry, say)) return status;
   // zero points gathered, codes of real numbers or the folded zero point, the epilogue's zero points
   const size_t codes = floats ? quantized_rows_bytes(c.g.m, c.g.k) : size_t(c.g.n) * 4;
@@ -186,6 +197,26 @@ int32_t read_linear(const qk_linear_args* args, bool query, LinearCall& c, const
       if (bytes > c.room.task) c.room.task = bytes;
     }
   return QK_OK;
+}
+
+int32_t read_linear(const qk_linear_args* args, bool query, LinearCall& c, const Say& say) {
+  return read_product(args, false, query, c, say);
+}
+
+int32_t read_weight_only(const qk_linear_args* args, bool query, LinearCall& c, const Say& say) {
+  return read_product(args, true, query, c, say);
+}
+
+int32_t run_linear_call(int32_t (*read)(const qk_linear_args*, bool, LinearCall&, const Say&),
+                        const qk_linear_args* args, const qk_host* host, const Say& say) {
+  LinearCall c;
+  if (const int32_t status = read(args, false, c, say)) return status;
+  Hosted hosted;
+  if (const int32_t status = hosted.begin(host, c.room, say)) return status;
+  const bool good = c.grouped ? run_int4(*c.entry.int4, c.groups, c.epilogue, c.x, hosted.tasks(), false)
+                              : spread_zero(c.epilogue, c.g.n) &&
+                                    run_linear(*c.entry.product, c.g, c.epilogue, c.x, hosted.tasks(), false);
+  return good ? QK_OK : say(QK_NO_MEMORY, "no memory for scratch");
 }
 
 }  // namespace
@@ -217,15 +248,16 @@ int32_t qk_linear_workspace(const qk_linear_args* args, int32_t tasks, size_t* b
 }
 
 int32_t qk_linear(const qk_linear_args* args, const qk_host* host, char* message, size_t message_bytes) {
-  const Say say = say_to(message, message_bytes);
-  LinearCall c;
-  if (const int32_t status = read_linear(args, false, c, say)) return status;
-  Hosted hosted;
-  if (const int32_t status = hosted.begin(host, c.room, say)) return status;
-  const bool good = c.grouped ? run_int4(*c.entry.int4, c.groups, c.epilogue, c.x, hosted.tasks(), false)
-                              : spread_zero(c.epilogue, c.g.n) &&
-                                    run_linear(*c.entry.product, c.g, c.epilogue, c.x, hosted.tasks(), false);
-  return good ? QK_OK : say(QK_NO_MEMORY, "no memory for scratch");
+  return run_linear_call(read_linear, args, host, say_to(message, message_bytes));
+}
+
+int32_t qk_weight_only_workspace(const qk_linear_args* args, int32_t tasks, size_t* bytes, char* message,
+                                 size_t message_bytes) {
+  return workspace(read_weight_only, args, tasks, bytes, message, message_bytes);
+}
+
+int32_t qk_weight_only(const qk_linear_args* args, const qk_host* host, char* message, size_t message_bytes) {
+  return run_linear_call(read_weight_only, args, host, say_to(message, message_bytes));
 }
 
 }  // extern "C"

@@ -36,16 +36,19 @@ struct alignas(64) TileConfig {
 
 inline idx upper_rows(idx rows) { return rows > kTileRows ? (rows + 1) / 2 : rows; }
 
-inline void configure(idx rows, idx tile_k = kTileK) {
+inline void configure(idx rows_above, idx rows_below, idx tile_k) {
   TileConfig config;
-  const uint8_t upper = uint8_t(upper_rows(rows)), lower = uint8_t(max_of(rows - upper, 1)),
-                deep = uint8_t(tile_k / kGroup);
+  const uint8_t upper = uint8_t(rows_above), lower = uint8_t(rows_below), deep = uint8_t(tile_k / kGroup);
   const uint8_t of_tile[8] = {upper, upper, lower, lower, upper, lower, deep, deep};
   for (int t = 0; t < 8; ++t) {
     config.row_bytes[t] = t == 4 || t == 5 ? uint16_t(tile_k) : 64;
     config.rows[t] = of_tile[t];
   }
   qk_tile_loadconfig(&config);
+}
+
+inline void configure(idx rows, idx tile_k = kTileK) {
+  configure(upper_rows(rows), max_of(rows - upper_rows(rows), 1), tile_k);
 }
 
 // Adjacent memory that will be wanted: a few lines of it are fetched into L2 in each k step.

@@ -15,7 +15,6 @@
 namespace qk {
 namespace {
 
-
 struct Context {
   const Int4Row& row;
   const Int4& g;

@@ -7,7 +7,7 @@
 #define QK_TILE "32x32"
 #define QK_DRIVER(as, ws) AmxDriver<as, ws>
 #include "lanes_avx512.h"
-#include "amx_strips.h"
+#include "amx_thin.h"
 #include "isa_rows.h"
 #include "x86.h"
 
@@ -42,7 +42,8 @@ struct AmxDriver {
   static constexpr bool kNeedsSums = false;
 
   static size_t scratch_bytes(const Gemm& g) {
-    return size_t(max_of(divide(g).total, divide(part_of(g, 0, k_part(g))).total));
+    const idx strips = max_of(divide(g).total, divide(part_of(g, 0, k_part(g))).total);
+    return size_t(max_of(strips, Thin<ASigned, WSigned>::scratch_bytes(g)));
   }
 
   // How much of a long k is multiplied before the next part is added to out: so much that kLeastColumns columns of it
@@ -68,6 +69,7 @@ struct AmxDriver {
   }
 
   static void block(const Gemm& g, Range m, Range n, void* scratch) {
+    if (Thin<ASigned, WSigned>::takes(g)) return Thin<ASigned, WSigned>::block(g, m, n, scratch);
     if (!g.epilogue)
       for (idx k0 = 0, k = k_part(g); k0 < g.k; k0 += k) block_of<ToOut>(part_of(g, k0, k), m, n, scratch);
     else if (ToReal<>::takes(*g.epilogue)) block_of<ToReal<>>(g, m, n, scratch);

@@ -12,8 +12,8 @@
 namespace qk {
 namespace {
 
-constexpr idx kPackLateRows = 64;    // at most so many rows: packing A again for each few panels costs less than a
-                                     // second pass over the packed weights
+constexpr idx kPackLateRows = 64;  // at most so many rows: packing A again for each few panels costs less than a
+                                   // second pass over the packed weights
 constexpr idx kLateColumns = 256, kLateK = 512;  // of a block of weights packed late: 128 KiB
 
 struct Grid {

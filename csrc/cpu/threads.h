@@ -39,6 +39,7 @@ enum ScratchSlot {
   kImageScratch,
   kZeroScratch,
   kEpilogueScratch,
+  kStaticScratch,
   kScratchSlots
 };
 void* thread_scratch(ScratchSlot slot, size_t bytes);

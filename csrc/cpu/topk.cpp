@@ -21,9 +21,9 @@ namespace qk {
 namespace {
 
 constexpr idx kTileBytes = 32 << 10, kLeastStrip = 64, kMostStrip = 512;
-constexpr idx kFewQueries = 4;       // at most so many: dot products (topk_few.h), which read faster than products do
-constexpr idx kQueries = 256;        // at a time: the corpus is read again for more
-constexpr double kBytesUs = 1e4;     // of the corpus, read by one core in a microsecond
+constexpr idx kFewQueries = 4;    // at most so many: dot products (topk_few.h), which read faster than products do
+constexpr idx kQueries = 256;     // at a time: the corpus is read again for more
+constexpr double kBytesUs = 1e4;  // of the corpus, read by one core in a microsecond
 
 struct Candidate {
   int64_t score, index;
@@ -175,26 +175,45 @@ void deliver(Context& c, idx j) {
   }
 }
 
+// One batch of queries: everything but memory and threads.
+struct Plan {
+  idx columns, whole, strip;
+  Dots dots;
+  Gemm gemm;
+
+  Plan(const KernelRow& row, const TopK& job, idx first)
+      : columns(min_of(kQueries, job.columns - first)), whole(0), strip(0), dots(nullptr), gemm() {
+    if (columns <= kFewQueries && job.corpus_col == 1) dots = dots_of(int(columns), row.a_signed, job.distance);
+    whole = dots ? columns : padded(columns, kPanel);
+    strip = padded(min_of(max_of(kTileBytes / (whole * 4), kLeastStrip), kMostStrip), row.mr);
+    gemm.m = strip, gemm.n = whole, gemm.k = job.dims;
+    gemm.a_row = job.corpus_row, gemm.a_col = job.corpus_col;
+    gemm.w_panel = padded(job.dims, kPackedK) * kPanel;
+    gemm.out_row = whole;
+    gemm.l1_bytes = cache_bytes(1), gemm.l2_bytes = cache_bytes(2);
+  }
+
+  idx weights_bytes() const { return padded(padded(columns, kPanel) / kPanel * gemm.w_panel, 64); }
+  idx sums_bytes() const { return padded(columns, kPanel) * 4; }
+  size_t call_bytes(int tasks, idx k) const {
+    return size_t(weights_bytes() + sums_bytes() + tasks * columns * k * idx(sizeof(Candidate)));
+  }
+  size_t task_bytes(const KernelRow& row) const {
+    return size_t(padded(strip * whole * 4, 64)) + row.scratch_bytes(gemm);
+  }
+};
+
 bool search(const KernelRow& row, const TopK& job, idx first, int threads, bool forced) {
-  Context c{row, job, first, min_of(kQueries, job.columns - first), 0, {}, 1, 0, nullptr, nullptr, nullptr, {false}};
-  if (job.columns <= kFewQueries && job.corpus_col == 1) c.dots = dots_of(int(job.columns), row.a_signed, job.distance);
-  c.whole = c.dots ? c.columns : padded(c.columns, kPanel);
+  const Plan plan(row, job, first);
+  Context c{row, job, first, plan.columns, plan.whole, plan.gemm, 1, plan.strip, nullptr, plan.dots, nullptr, {false}};
   const double bytes = double(job.rows) * double(job.dims);
   const double us = estimated_us(row, job.rows, c.whole, job.dims) + bytes / kBytesUs;
   c.tasks = forced ? threads : threads_for(us, threads);
-  c.strip = padded(min_of(max_of(kTileBytes / (c.whole * 4), kLeastStrip), kMostStrip), row.mr);
-  const idx k_whole = padded(job.dims, kPackedK), heaps = c.tasks * c.columns * job.k * idx(sizeof(Candidate));
-  const idx sums = padded(c.columns, kPanel) * 4, weights = padded(padded(c.columns, kPanel) * k_whole, 64);
-  uint8_t* const scratch = static_cast<uint8_t*>(thread_scratch(kWeightScratch, size_t(weights + sums + heaps)));
+  uint8_t* const scratch = static_cast<uint8_t*>(thread_scratch(kWeightScratch, plan.call_bytes(c.tasks, job.k)));
   if (!scratch) return false;
-  c.heaps = reinterpret_cast<Candidate*>(scratch + weights + sums);
-  Gemm& g = c.gemm;
-  g.m = c.strip, g.n = c.whole, g.k = job.dims;
-  g.a_row = job.corpus_row, g.a_col = job.corpus_col;
-  g.w = scratch, g.w_panel = k_whole * kPanel;
-  g.w_sums = reinterpret_cast<int32_t*>(scratch + weights);
-  g.out_row = c.whole;
-  g.l1_bytes = cache_bytes(1), g.l2_bytes = cache_bytes(2);
+  int32_t* const sums = reinterpret_cast<int32_t*>(scratch + plan.weights_bytes());
+  c.heaps = reinterpret_cast<Candidate*>(scratch + plan.weights_bytes() + plan.sums_bytes());
+  c.gemm.w = scratch, c.gemm.w_sums = sums;
   const uint8_t* const queries = job.queries + first * job.queries_row;
   if (c.dots) {
     int16_t* const wide = reinterpret_cast<int16_t*>(scratch);  // 2 · 4 queries take less than a panel
@@ -202,7 +221,7 @@ bool search(const KernelRow& row, const TopK& job, idx first, int threads, bool 
     c.wide = wide;
   } else {
     pack_panels({queries, job.dims, c.columns, job.queries_col, job.queries_row, row.w_signed}, kPackedK,
-                {0, c.whole / kPanel}, scratch, reinterpret_cast<int32_t*>(scratch + weights));
+                {0, c.whole / kPanel}, scratch, sums);
   }
   parallel(c.tasks, search_task, &c);
   if (c.failed) return false;
@@ -211,6 +230,16 @@ bool search(const KernelRow& row, const TopK& job, idx first, int threads, bool 
 }
 
 }  // namespace
+
+TopKRoom topk_room(const KernelRow& row, const TopK& job, int tasks) {
+  TopKRoom room = {0, 0};
+  for (const idx first : {idx(0), (job.columns - 1) / kQueries * kQueries}) {
+    const Plan plan(row, job, first);
+    const size_t call = plan.call_bytes(tasks, job.k), task = plan.task_bytes(row);
+    room.call = call > room.call ? call : room.call, room.task = task > room.task ? task : room.task;
+  }
+  return room;
+}
 
 bool run_topk(const KernelRow& row, const TopK& job, int threads, bool forced) {
   bool good = true;

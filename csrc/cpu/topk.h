@@ -19,4 +19,10 @@ struct TopK {
 // As `run` of plan.h.
 bool run_topk(const KernelRow& row, const TopK& job, int threads, bool forced);
 
+// The most bytes of scratch that it asks for: once, and in each of at most so many tasks.
+struct TopKRoom {
+  size_t call, task;
+};
+TopKRoom topk_room(const KernelRow& row, const TopK& job, int tasks);
+
 }  // namespace qk

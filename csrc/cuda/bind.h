@@ -37,7 +37,7 @@ void number(Bound& bound, const char* name) {
     bound.def_property(
         name, [](const Class& self) { return int(self.*kMember); },
         [](Class& self, int value) {
-          require(value >= kS32 && value <= kU8, "no such type");
+          require(value >= kS32 && value <= kU16, "no such type");
           self.*kMember = Member(value);
         });
   else bound.def_readwrite(name, kMember);

@@ -27,7 +27,9 @@ void check(const ConvRow& row, const Conv& c, int device) {
   if (kind == "chunks") require(depth % 16 == 0, "conv: channels of a group are no multiple of 16");
   const Epilogue& e = c.epilogue;
   const int64_t pixels = int64_t(m.batch) * m.out_h * m.out_w;
-  require(e.m == pixels && e.n == m.filters && e.k == k && e.out && e.output <= kU8, "conv: the epilogue does not fit");
+  require(e.m == pixels && e.n == m.filters && e.k == k && e.out && e.output <= kU16,
+          "conv: the epilogue does not fit");
+  require(!e.residual || (e.residual_type >= kF32 && e.residual_type <= kU8), "conv: the type of the residual");
   require(!e.a_zero && !e.w_zero, "conv: zero points of the weights, or of single rows");
   require(e.output == kS32 || (e.a_scale && e.w_scale) || (e.output >= kS8 && e.m_values), "conv: no scales");
 }

@@ -64,6 +64,8 @@ void bind_epilogue(py::module_& m) {
   QK_NUMBER(Epilogue, residual_type);
   QK_NUMBER(Epilogue, residual_scale);
   QK_NUMBER(Epilogue, residual_zero);
+  QK_POINTER(Epilogue, found_scale);
+  QK_POINTER(Epilogue, found_zero);
 }
 
 void bind_gemm(py::module_& m) {
@@ -132,13 +134,13 @@ void bind_elementwise(py::module_& m) {
     QK_NUMBER(QuantizeArgs, low);
     QK_NUMBER(QuantizeArgs, high);
     QK_POINTER(QuantizeArgs, out);
-    QK_NUMBER(QuantizeArgs, out_bytes);
+    QK_NUMBER(QuantizeArgs, out_bits);
     bind_place<QuantizeArgs>(bound);
   }
   {
     auto bound = py::class_<DequantizeArgs>(m, "DequantizeArgs").def(py::init([] { return DequantizeArgs{}; }));
     QK_POINTER(DequantizeArgs, codes);
-    QK_NUMBER(DequantizeArgs, code_bytes);
+    QK_NUMBER(DequantizeArgs, code_bits);
     QK_NUMBER(DequantizeArgs, is_signed);
     QK_NUMBER(DequantizeArgs, rows);
     QK_NUMBER(DequantizeArgs, inner);
@@ -161,7 +163,7 @@ void bind_elementwise(py::module_& m) {
     QK_NUMBER(RequantizeArgs, low);
     QK_NUMBER(RequantizeArgs, high);
     QK_POINTER(RequantizeArgs, out);
-    QK_NUMBER(RequantizeArgs, out_bytes);
+    QK_NUMBER(RequantizeArgs, out_bits);
     bind_place<RequantizeArgs>(bound);
   }
   {
@@ -178,6 +180,7 @@ void bind_elementwise(py::module_& m) {
     QK_POINTER(DynamicArgs, sums);
     QK_POINTER(DynamicArgs, out);
     QK_NUMBER(DynamicArgs, out_pitch);
+    QK_NUMBER(DynamicArgs, out_bits);
   }
 }
 
@@ -203,6 +206,9 @@ void bind_extremes(py::module_& m) {
     QK_POINTER(FoundArgs, scale);
     QK_POINTER(FoundArgs, reciprocal);
     QK_POINTER(FoundArgs, zero);
+    QK_POINTER(FoundArgs, factors);
+    QK_NUMBER(FoundArgs, groups);
+    QK_NUMBER(FoundArgs, step);
   }
   {
     auto bound = py::class_<PrepareArgs>(m, "PrepareArgs").def(py::init([] { return PrepareArgs{}; }));
@@ -226,6 +232,23 @@ void bind_extremes(py::module_& m) {
     QK_NUMBER(WidenArgs, count);
     QK_NUMBER(WidenArgs, adds);
     QK_POINTER(WidenArgs, out);
+  }
+  {
+    auto bound = py::class_<FiniteArgs>(m, "FiniteArgs").def(py::init([] { return FiniteArgs{}; }));
+    QK_POINTER(FiniteArgs, x);
+    QK_NUMBER(FiniteArgs, x_type);
+    QK_NUMBER(FiniteArgs, count);
+    QK_POINTER(FiniteArgs, found);
+  }
+  {
+    auto bound = py::class_<PackArgs>(m, "PackArgs").def(py::init([] { return PackArgs{}; }));
+    QK_POINTER(PackArgs, codes);
+    QK_POINTER(PackArgs, packed);
+    QK_NUMBER(PackArgs, rows);
+    QK_NUMBER(PackArgs, inner);
+    QK_NUMBER(PackArgs, bits);
+    QK_NUMBER(PackArgs, is_signed);
+    QK_NUMBER(PackArgs, unpacks);
   }
 }
 
@@ -267,7 +290,8 @@ void check_gemm(const Row& row, const Gemm& g, const Epilogue& e, int device) {
   require(along_y < 65536, "gemm: more tiles than a grid has");
   require(aligned(g.a, g.a_pitch, g.k) && aligned(g.w, g.w_pitch, g.k) && g.a_batch % 16 == 0 && g.w_batch % 16 == 0,
           "gemm: operands must be aligned to 16 bytes");
-  require(e.m == g.m && e.n == g.n && e.k == g.k && e.out && e.output <= kU8, "gemm: the epilogue does not fit");
+  require(e.m == g.m && e.n == g.n && e.k == g.k && e.out && e.output <= kU16, "gemm: the epilogue does not fit");
+  require(!e.residual || (e.residual_type >= kF32 && e.residual_type <= kU8), "gemm: the type of the residual");
   require((!e.a_zero || e.w_sums) && (!e.w_zero || e.a_sums), "gemm: zero points need the sums of the other operand");
   require(e.output == kS32 || (e.a_scale && e.w_scale) || (e.output >= kS8 && e.m_values), "gemm: no scales");
 }
@@ -353,6 +377,8 @@ QK_PYBIND11_MODULE(QK_MODULE, m) {
   m.def("dequantize", &call<DequantizeArgs, dequantize_codes>);
   m.def("requantize", &call<RequantizeArgs, requantize_sums>);
   m.def("dynamic_quantize", &call<DynamicArgs, quantize_ranges>);
+  m.def("pack_codes", &call<PackArgs, pack_codes>);
+  m.def("find_not_finite", &call<FiniteArgs, find_not_finite>);
 #ifdef QK_CUDA_EMULATED
   m.attr("emulated") = true;
   bind_emulator(m);

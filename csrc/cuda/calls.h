@@ -6,7 +6,8 @@ namespace qk::cuda {
 
 using Stream = void*;  // a cudaStream_t
 
-enum Output : int32_t { kS32, kF32, kF16, kBf16, kS8, kU8, kPartial };  // kPartial: added to int32, a part of k
+// kPartial: added to int32, a part of k.
+enum Output : int32_t { kS32, kF32, kF16, kBf16, kS8, kU8, kS16, kU16, kPartial };
 
 // What becomes of the sums acc[i, j] of batch b; docs/arithmetic.md A2, A5, A6. Null pointers: the term is absent.
 struct Epilogue {
@@ -18,7 +19,8 @@ struct Epilogue {
   const int32_t *a_zero, *a_sums, *w_zero, *w_sums, *bias;
   int64_t column_batch;  // n, or 0: one weight for all
   int64_t bias_row;      // n, or 0: one row of them for all
-  // float outputs, and codes by half_even without m_values: scales of [(b·m + i)·a_scale_step], [j·w_scale_step]
+  // float outputs, and codes by half_even without m_values: scales of [(b·m + i)·a_scale_step] and
+  // [(b·column_batch + j)·w_scale_step]
   const float *a_scale, *w_scale, *float_bias;
   int64_t a_scale_step, w_scale_step;  // 0: one for all
   bool clamps;
@@ -36,6 +38,8 @@ struct Epilogue {
   Output residual_type;
   float residual_scale;
   int32_t residual_zero;
+  const float* found_scale;  // of the residual, where only the device knows it (not over y_scale); else null
+  const int32_t* found_zero;
 };
 
 // acc = Σ_k a[i, k] · w[j, k], both with k adjacent, 16-byte aligned, pitches multiples of 16. The bytes between k and
@@ -83,12 +87,12 @@ struct QuantizeArgs {  // A7: codes of floats
   Placement place;
   int32_t low, high;
   void* out;
-  int32_t out_bytes;  // of a code: 1 or 2
+  int32_t out_bits;  // of a code: 16, 8; 4 or 2 where no row ends inside of a byte
 };
 
 struct DequantizeArgs {  // A9: floats of codes
   const void* codes;
-  int32_t code_bytes;
+  int32_t code_bits;  // as above
   bool is_signed;
   int64_t rows, inner;
   const float* scale;
@@ -107,7 +111,7 @@ struct RequantizeArgs {  // A5: codes of sums
   Placement place;
   int32_t low, high;
   void* out;
-  int32_t out_bytes;
+  int32_t out_bits;  // 16 or 8
 };
 
 struct DynamicArgs {  // A8: scale, zero point and codes of every `group` elements of a row; Σ of its codes
@@ -119,6 +123,7 @@ struct DynamicArgs {  // A8: scale, zero point and codes of every `group` elemen
   int32_t *zero, *sums;  // or null
   void* out;
   int64_t out_pitch;  // of a row of codes, in bytes; what lies behind inner becomes 0
+  int32_t out_bits;   // 8; 4 where no group ends inside of a byte, but for the row's last
 };
 
 struct ExtremesArgs {  // A7, A8: the finite elements' greatest magnitudes above and below 0, of each place
@@ -137,6 +142,8 @@ struct FoundArgs {  // A7, A8: scales and zero points of ranges
   Output scale_type;          // kF32, kF16, kBf16: what the scale is rounded to before it is used
   float *scale, *reciprocal;  // the latter or null
   int32_t* zero;              // or null
+  uint8_t* factors;           // of two-level scales (A10), or null
+  int64_t groups, step;       // of those: how many places share a common scale, and how far apart they are
 };
 
 // What an epilogue takes of scales that only the device knows, of [i·n + j]: A4's multipliers, A6's bias in their unit.
@@ -151,6 +158,21 @@ struct PrepareArgs {
   float y_scale;
   void* m_values;  // or null; as of Epilogue
   int32_t* e_values;
+};
+
+// Codes of 4 and 2 bits (A1), packed along rows: `packed` (rows, ⌈inner·bits/8⌉); one a byte: `codes` (rows, inner).
+struct PackArgs {
+  void *codes, *packed;
+  int64_t rows, inner;
+  int32_t bits;
+  bool is_signed, unpacks;
+};
+
+struct FiniteArgs {  // Where is the first element that is no finite number?
+  const void* x;
+  Output x_type;
+  int64_t count;
+  uint32_t* found;  // cleared by the call; ~(its index / 16), or 0
 };
 
 struct WidenArgs {  // sums in 64 bits, of parts of k

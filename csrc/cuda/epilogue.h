@@ -90,8 +90,16 @@ QK_DEVICE int32_t corrected(const Epilogue& e, int64_t batch, int64_t i, int64_t
   return int32_t(acc);
 }
 
+QK_DEVICE int32_t residual_zero(const Epilogue& e) { return e.found_zero ? ptx::load(e.found_zero) : e.residual_zero; }
+
+QK_DEVICE float residual_scale(const Epilogue& e) {  // A6: of codes that join codes, over y_scale
+  if (!e.found_scale) return e.residual_scale;
+  const float scale = ptx::load(e.found_scale);
+  return e.output >= kS8 ? scale / e.y_scale : scale;
+}
+
 QK_DEVICE float residual_at(const Epilogue& e, int64_t at) {
-  float r;
+  int32_t code;
   switch (e.residual_type) {
     case kF32:
       return ptx::load(static_cast<const float*>(e.residual) + at);
@@ -100,17 +108,17 @@ QK_DEVICE float residual_at(const Epilogue& e, int64_t at) {
     case kBf16:
       return bfloat_to_float(ptx::load(static_cast<const uint16_t*>(e.residual) + at));
     case kS8:
-      r = float(int32_t(ptx::load(static_cast<const int8_t*>(e.residual) + at)) - e.residual_zero);
+      code = ptx::load(static_cast<const int8_t*>(e.residual) + at);
       break;
     default:
-      r = float(int32_t(ptx::load(static_cast<const uint8_t*>(e.residual) + at)) - e.residual_zero);
+      code = ptx::load(static_cast<const uint8_t*>(e.residual) + at);
   }
-  return r * e.residual_scale;
+  return float(code - residual_zero(e)) * residual_scale(e);
 }
 
 QK_DEVICE float to_float(const Epilogue& e, int64_t batch, int64_t i, int64_t j, int32_t acc) {  // A6
-  const int64_t row = batch * e.m + i;
-  const float c = ptx::load(e.a_scale + row * e.a_scale_step) * ptx::load(e.w_scale + j * e.w_scale_step);
+  const int64_t row = batch * e.m + i, column = batch * e.column_batch + j;
+  const float c = ptx::load(e.a_scale + row * e.a_scale_step) * ptx::load(e.w_scale + column * e.w_scale_step);
   float y = float(acc) * c;
   if (e.float_bias) y = y + ptx::load(e.float_bias + j);
   if (e.residual) y = y + residual_at(e, row * e.n + j);
@@ -120,11 +128,11 @@ QK_DEVICE float to_float(const Epilogue& e, int64_t batch, int64_t i, int64_t j,
 
 QK_DEVICE int32_t to_code(const Epilogue& e, int64_t batch, int64_t i, int64_t j, int32_t acc) {  // A5, A6
   const int32_t low = e.low - e.y_zero, high = e.high - e.y_zero;
-  const int64_t row = batch * e.m + i, at = row * e.m_row + j * e.m_column;
+  const int64_t row = batch * e.m + i, column = batch * e.column_batch + j, at = row * e.m_row + j * e.m_column;
   if (e.rounding == kHalfEven) {
     const float m = e.m_values ? ptx::load(static_cast<const float*>(e.m_values) + at)
                                : multiplier(ptx::load(e.a_scale + row * e.a_scale_step),
-                                            ptx::load(e.w_scale + j * e.w_scale_step), e.y_scale);
+                                            ptx::load(e.w_scale + column * e.w_scale_step), e.y_scale);
     if (!e.residual) return round_half_even(acc, m, low, high) + e.y_zero;
     const float t = float(acc) * m, u = residual_at(e, row * e.n + j);
     return near_even(clamp_or_low(t + u, float(low), float(high))) + e.y_zero;
@@ -142,6 +150,7 @@ QK_DEVICE void finish_one(const Epilogue& e, int64_t batch, int64_t i, int64_t j
   if (e.output == kPartial) return ptx::red_add(static_cast<int32_t*>(e.out) + at, sum);
   const int32_t acc = corrected(e, batch, i, j, sum);
   if (e.output == kS32) return ptx::store(static_cast<int32_t*>(e.out) + at, acc);
+  if (e.output >= kS16) return ptx::store(static_cast<uint16_t*>(e.out) + at, uint16_t(to_code(e, batch, i, j, acc)));
   if (e.output >= kS8) return ptx::store(static_cast<uint8_t*>(e.out) + at, uint8_t(to_code(e, batch, i, j, acc)));
   const float y = to_float(e, batch, i, j, acc);
   if (e.output == kF32) return ptx::store(static_cast<float*>(e.out) + at, y);
@@ -151,10 +160,15 @@ QK_DEVICE void finish_one(const Epilogue& e, int64_t batch, int64_t i, int64_t j
 // ---------------------------------------------------------------- kV adjacent columns of a row, 16 bytes of output
 // The usual wishes only, where every vector is aligned; the rest goes element by element, in a loop. Written out for
 // every rounding and every edge this was 32 000 instructions in the largest kernel, of an instruction cache of 8 000.
+// Residuals of codes in vectors: sm_90a's largest tile, which has 168 registers a thread, spills 16 bytes.
+QK_DEVICE int bytes_of(Output output) {
+  return output >= kS16 ? 2 : output >= kS8 ? 1 : output == kF16 || output == kBf16 ? 2 : 4;
+}
+
 QK_DEVICE bool aligned16(const void* address) { return (reinterpret_cast<uintptr_t>(address) & 15) == 0; }
 
 QK_DEVICE bool in_vectors(const Epilogue& e) {
-  const int item = e.output >= kS8 ? 1 : e.output == kF16 || e.output == kBf16 ? 2 : 4;
+  const int item = bytes_of(e.output);
   const bool out = aligned16(e.out) && e.out_row * item % 16 == 0 && e.out_batch * item % 16 == 0;
   const bool columns = aligned16(e.w_sums) && aligned16(e.w_zero) && aligned16(e.bias) && aligned16(e.w_scale) &&
                        aligned16(e.float_bias) && e.column_batch % 4 == 0 && e.bias_row % 4 == 0;
@@ -209,9 +223,9 @@ QK_DEVICE void correct(const Epilogue& e, int64_t batch, int64_t i, int64_t j, i
 }
 
 // f32(sa·sw) of each column; over y_scale, the multiplier of A4.
-QK_DEVICE void scales4(const Epilogue& e, float a_scale, int64_t j, float (&c)[4]) {
+QK_DEVICE void scales4(const Epilogue& e, float a_scale, int64_t column, float (&c)[4]) {
   if (e.w_scale_step) {
-    columns4(e.w_scale + j, c);
+    columns4(e.w_scale + column, c);
   } else {
     c[0] = c[1] = c[2] = c[3] = ptx::load(e.w_scale);
   }
@@ -240,12 +254,12 @@ QK_DEVICE void curve_all(int32_t curve, float (&y)[kV]) {
 template <int kV>
 QK_DEVICE void to_floats(const Epilogue& e, int64_t batch, int64_t i, int64_t j, const int32_t (&acc)[kV],
                          float (&y)[kV]) {
-  const int64_t row = batch * e.m + i;
+  const int64_t row = batch * e.m + i, column = batch * e.column_batch + j;
   const float a_scale = a_scale_of(e, row);
   QK_UNROLL
   for (int v = 0; v < kV; v += 4) {
     float c[4], more[4];
-    scales4(e, a_scale, j + v, c);
+    scales4(e, a_scale, column + v, c);
     QK_UNROLL
     for (int u = 0; u < 4; ++u) y[v + u] = float(acc[v + u]) * c[u];
     if (e.float_bias) {
@@ -274,6 +288,29 @@ QK_DEVICE void store_vector(const Epilogue& e, int64_t at, const T (&values)[kV]
   ptx::store(reinterpret_cast<Words4*>(static_cast<T*>(e.out) + at), words);
 }
 
+// Codes by half_even, whose type T says.
+template <class T, int kV>
+QK_DEVICE void finish_codes(const Epilogue& e, int64_t batch, int64_t i, int64_t j, const int32_t (&acc)[kV]) {
+  const int64_t row = batch * e.m + i, column = batch * e.column_batch + j;
+  const float a_scale = a_scale_of(e, row);
+  const int32_t low = e.low - e.y_zero, high = e.high - e.y_zero;
+  T codes[kV];
+  QK_UNROLL
+  for (int v = 0; v < kV; v += 4) {
+    float m[4];
+    if (e.m_values) {
+      columns4(static_cast<const float*>(e.m_values) + row * e.m_row + j + v, m);
+    } else {
+      scales4(e, a_scale, column + v, m);
+      QK_UNROLL
+      for (int u = 0; u < 4; ++u) m[u] = m[u] / e.y_scale;
+    }
+    QK_UNROLL
+    for (int u = 0; u < 4; ++u) codes[v + u] = T(round_half_even(acc[v + u], m[u], low, high) + e.y_zero);
+  }
+  store_vector(e, batch * e.out_batch + i * e.out_row + j, codes);
+}
+
 QK_DEVICE void finish(const Epilogue& e, int64_t batch, int64_t i, int64_t j, int32_t (&acc)[4]) {
   const int64_t at = batch * e.out_batch + i * e.out_row + j;
   correct(e, batch, i, j, acc);
@@ -285,6 +322,7 @@ QK_DEVICE void finish(const Epilogue& e, int64_t batch, int64_t i, int64_t j, in
 
 QK_DEVICE void finish(const Epilogue& e, int64_t batch, int64_t i, int64_t j, int32_t (&acc)[8]) {
   correct(e, batch, i, j, acc);
+  if (e.output >= kS16) return finish_codes<uint16_t>(e, batch, i, j, acc);
   float y[8];
   to_floats(e, batch, i, j, acc, y);
   uint16_t halves[8];
@@ -295,24 +333,7 @@ QK_DEVICE void finish(const Epilogue& e, int64_t batch, int64_t i, int64_t j, in
 
 QK_DEVICE void finish(const Epilogue& e, int64_t batch, int64_t i, int64_t j, int32_t (&acc)[16]) {
   correct(e, batch, i, j, acc);
-  const int64_t row = batch * e.m + i;
-  const float a_scale = a_scale_of(e, row);
-  const int32_t low = e.low - e.y_zero, high = e.high - e.y_zero;
-  uint8_t codes[16];
-  QK_UNROLL
-  for (int v = 0; v < 16; v += 4) {
-    float m[4];
-    if (e.m_values) {
-      columns4(static_cast<const float*>(e.m_values) + row * e.m_row + j + v, m);
-    } else {
-      scales4(e, a_scale, j + v, m);
-      QK_UNROLL
-      for (int u = 0; u < 4; ++u) m[u] = m[u] / e.y_scale;
-    }
-    QK_UNROLL
-    for (int u = 0; u < 4; ++u) codes[v + u] = uint8_t(round_half_even(acc[v + u], m[u], low, high) + e.y_zero);
-  }
-  store_vector(e, batch * e.out_batch + i * e.out_row + j, codes);
+  finish_codes<uint8_t>(e, batch, i, j, acc);
 }
 
 // ---------------------------------------------------------------- 16 rows × kColumns of a warp
@@ -355,10 +376,9 @@ QK_DEVICE void store_tile(const Epilogue& e, int batch, Staging<kColumns> stagin
                           int64_t end) {
   ptx::warp_sync();
   const bool vectors = in_vectors(e) && (kSwapped ? row : column) % 16 == 0;
-  if (e.output == kS8 || e.output == kU8)
-    store_staged<16, kColumns, kSwapped>(e, batch, staging, row, column, vectors, end);
-  else if (e.output == kF16 || e.output == kBf16)
-    store_staged<8, kColumns, kSwapped>(e, batch, staging, row, column, vectors, end);
+  const int item = bytes_of(e.output);
+  if (item == 1) store_staged<16, kColumns, kSwapped>(e, batch, staging, row, column, vectors, end);
+  else if (item == 2) store_staged<8, kColumns, kSwapped>(e, batch, staging, row, column, vectors, end);
   else store_staged<4, kColumns, kSwapped>(e, batch, staging, row, column, vectors, end);
   ptx::warp_sync();
 }

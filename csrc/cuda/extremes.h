@@ -99,6 +99,12 @@ QK_DEVICE float rounded_scale(float scale, Output type) {
   return scale == 0 ? 1.0f : scale;
 }
 
+QK_DEVICE int32_t zero_of(const FoundArgs& args, int64_t place, float scale) {
+  if (args.is_symmetric) return args.middle;
+  const float zero = 0.0f - -float_of(ptx::load(args.ends + 2 * place + 1)) / scale;
+  return near_even(clamp_or_low(zero, 0.0f, float(args.high - args.low))) + args.low;
+}
+
 QK_KERNEL(256, 2) found_scales(QK_ARGUMENT FoundArgs args) {
   const int64_t place = int64_t(ptx::block_x()) * 256 + ptx::thread();
   if (place >= args.places) return;
@@ -110,11 +116,52 @@ QK_KERNEL(256, 2) found_scales(QK_ARGUMENT FoundArgs args) {
     if (args.reciprocal) ptx::store(args.reciprocal + place, found.reciprocal);
     if (args.zero) ptx::store(args.zero + place, args.middle);
   } else {
-    const int32_t largest = args.high - args.low;
-    const float scale = rounded_scale(asymmetric(-below, above, largest).scale, args.scale_type);
-    const float zero = 0.0f - -below / scale;
+    const float scale = rounded_scale(asymmetric(-below, above, args.high - args.low).scale, args.scale_type);
     ptx::store(args.scale + place, scale);
-    if (args.zero) ptx::store(args.zero + place, near_even(clamp_or_low(zero, 0.0f, float(largest))) + args.low);
+    if (args.zero) ptx::store(args.zero + place, zero_of(args, place, scale));
+  }
+}
+
+// Two-level scales (A10) are 1 … 16 times a common one of 20 significant bits: exact products. A warp takes
+// the groups that share one. `ideal_scale` is 0 of an empty range.
+QK_DEVICE float ideal_scale(const FoundArgs& args, int64_t place) {
+  const float above = float_of(ptx::load(args.ends + 2 * place)),
+              below = float_of(ptx::load(args.ends + 2 * place + 1));
+  if (!args.is_symmetric) return (above + below) / float(args.high - args.low);
+  const float amax = above > below ? above : below;
+  return amax < kSmallestAmax ? 0.0f : amax / float(args.high - args.middle);
+}
+
+QK_DEVICE double common_scale(float largest) {
+  const double sixteenth = double(largest) / 16;
+  uint64_t bits;
+  memcpy(&bits, &sixteenth, 8);
+  bits = (bits + (uint64_t(1) << 33) - 1) & ~((uint64_t(1) << 33) - 1);  // 1 + 19 bits, rounded up
+  double common;
+  memcpy(&common, &bits, 8);
+  return largest == 0 ? 1.0 : common > 1.1754943508222875e-38 ? common : 1.1754943508222875e-38;
+}
+
+QK_KERNEL(256, 2) two_level_scales(QK_ARGUMENT FoundArgs args) {
+  const int lane = ptx::thread() & 31;
+  const int64_t which = int64_t(ptx::block_x()) * 8 + ptx::thread() / 32;
+  if (which * args.groups >= args.places) return;
+  const int64_t first = which / args.step * args.groups * args.step + which % args.step;
+  uint32_t most = 0;
+  for (int64_t g = lane; g < args.groups; g += 32)
+    most = larger(most, bits_of(ideal_scale(args, first + g * args.step)));
+  for (int step = 16; step > 0; step /= 2) most = larger(most, ptx::shuffle(most, lane ^ step));
+  const double common = common_scale(float_of(most));
+  for (int64_t g = lane; g < args.groups; g += 32) {
+    const int64_t place = first + g * args.step;
+    const double wanted = double(ideal_scale(args, place)) / common;
+    int32_t factor = int32_t(wanted < 16 ? wanted : 16.0);
+    if (double(factor) < wanted && factor < 16) ++factor;
+    if (factor < 1) factor = 1;
+    const auto scale = float(common * factor);
+    ptx::store(args.factors + place, uint8_t(factor));
+    ptx::store(args.scale + place, scale);
+    if (args.zero) ptx::store(args.zero + place, zero_of(args, place, scale));
   }
 }
 
@@ -145,9 +192,10 @@ inline void launch_extremes(const ExtremesArgs& args, Stream stream) {
 
 inline void launch_found(const FoundArgs& args, Stream stream) {
   Shape shape;
-  shape.grid_x = int(ceil_to(args.places, 256));
   shape.threads = 256;
-  launch(found_scales, shape, stream, args, "found_scales");
+  shape.grid_x = int(ceil_to(args.places, args.factors ? 8 * args.groups : 256));
+  if (args.factors) launch(two_level_scales, shape, stream, args, "two_level_scales");
+  else launch(found_scales, shape, stream, args, "found_scales");
 }
 
 // ---------------------------------------------------------------- sums in 64 bits

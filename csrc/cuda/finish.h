@@ -34,14 +34,14 @@ QK_DEVICE void finish_columns(const FinishArgs& args) {
 }
 
 QK_KERNEL(256, 2) finish_sums(QK_ARGUMENT FinishArgs args) {
-  const Output output = args.epilogue.output;
-  if (output == kS8 || output == kU8) finish_columns<16>(args);
-  else if (output == kF16 || output == kBf16) finish_columns<8>(args);
+  const int item = bytes_of(args.epilogue.output);
+  if (item == 1) finish_columns<16>(args);
+  else if (item == 2) finish_columns<8>(args);
   else finish_columns<4>(args);
 }
 
 inline void launch_finish(const int32_t* sums, int64_t batches, const Epilogue& e, Stream stream) {
-  const int v = e.output == kS8 || e.output == kU8 ? 16 : e.output == kF16 || e.output == kBf16 ? 8 : 4;
+  const int v = 16 / bytes_of(e.output);
   Shape shape;
   shape.grid_x = int(ceil_to(ceil_to(e.n, v) * e.m * batches, 256));
   shape.threads = 256;

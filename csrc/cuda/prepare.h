@@ -25,6 +25,8 @@ QK_KERNEL(256, 2) prepare_codes(QK_ARGUMENT PrepareArgs args) {
   const float w_scale = ptx::load(args.w_scale + j * args.w_scale_step), unit = a_scale * w_scale;
   if (args.bias) ptx::store(args.bias + at, nearest_s32(ptx::load(args.float_bias + j) / unit));
   if (!args.m_values) return;
+  if (args.rounding == kHalfEven)
+    return ptx::store(static_cast<float*>(args.m_values) + at, multiplier(a_scale, w_scale, args.y_scale));
   const double product = args.single ? double(unit) : double(a_scale) * double(w_scale);
   const double m = product / double(args.y_scale);
   if (args.rounding == kHalfAway) {

@@ -44,7 +44,7 @@ struct Extremes {  // of the finite elements, and 0: magnitudes as bits, which a
 QK_DEVICE uint32_t larger(uint32_t x, uint32_t y) { return x > y ? x : y; }
 QK_DEVICE uint32_t added(uint32_t x, uint32_t y) { return x + y; }
 
-template <Output kType>
+template <Output kType, int kBits>
 QK_KERNEL(kRangeThreads, 2)
 dynamic_kernel(QK_ARGUMENT DynamicArgs args) {
   const uint32_t shared = ptx::shared_memory();
@@ -85,7 +85,7 @@ dynamic_kernel(QK_ARGUMENT DynamicArgs args) {
       if (at + i < size) sum += uint32_t(codes[i]);
       else codes[i] = 0;
     }
-    store_codes<uint8_t>(args.out, row * args.out_pitch + first + at, size - at, codes);
+    store_codes<kBits>(static_cast<uint8_t*>(args.out) + row * args.out_pitch, first + at, size - at, codes);
   };
   QK_UNROLL
   for (int h = 0; h < kHeld; ++h) put((int64_t(h) * kRangeThreads + ptx::thread()) * kEach, x[h]);
@@ -101,7 +101,7 @@ dynamic_kernel(QK_ARGUMENT DynamicArgs args) {
     if (args.sums) ptx::store(args.sums + ptx::block_x(), int32_t(sum));
   }
   if (group == groups - 1)
-    for (int64_t at = args.inner + ptx::thread(); at < args.out_pitch; at += kRangeThreads)
+    for (int64_t at = (args.inner * kBits + 7) / 8 + ptx::thread(); at < args.out_pitch; at += kRangeThreads)
       ptx::store(static_cast<uint8_t*>(args.out) + row * args.out_pitch + at, uint8_t(0));
 }
 

@@ -50,5 +50,7 @@ void quantize_codes(const QuantizeArgs& args, Stream stream);
 void dequantize_codes(const DequantizeArgs& args, Stream stream);
 void requantize_sums(const RequantizeArgs& args, Stream stream);
 void quantize_ranges(const DynamicArgs& args, Stream stream);
+void pack_codes(const PackArgs& args, Stream stream);
+void find_not_finite(const FiniteArgs& args, Stream stream);
 
 }  // namespace qk::cuda

@@ -91,9 +91,11 @@ typedef struct qk_kernel_info {
 /* all that a kernel's opinion depends on, beside the CPU */
 typedef struct qk_problem {
   size_t size;
-  const char* op; /* "gemm" "linear" "weight_only" "conv" "quantize" "dequantize" "dynamic_quantize" "requantize" … */
+  const char* op; /* "gemm" "linear" "weight_only" "conv" "quantize" "dequantize" "dynamic_quantize" "requantize" "add"
+                     "mul" "lookup" "softmax" "max_pool" "avg_pool" "channel_sum" "topk" */
   const char* types;  /* activation, weight, accumulator: "u8s8s32", "f32s8s32"; of elementwise ops in, out: "f32s8" */
-  int64_t m, n, k;    /* elementwise: rows, columns, 1. conv: output pixels, filters, taps * channels of a group */
+  int64_t m, n, k;    /* elementwise: rows, columns, 1. conv: output pixels, filters, taps * channels of a group. pools:
+                         output pixels, channels, taps. topk: rows of the corpus, queries, dimensions */
   const char* layout; /* of the weights: "n16k4", "c4t4", "n16k4x2/32"; NULL, "": plain */
   const qk_conv_shape* conv; /* of op "conv", else NULL */
 } qk_problem;
@@ -230,6 +232,12 @@ QK_API int32_t qk_linear_workspace(const qk_linear_args* args, int32_t tasks, si
                                    size_t message_bytes);
 QK_API int32_t qk_linear(const qk_linear_args* args, const qk_host* host, char* message, size_t message_bytes);
 
+/* Rows of QK_F32 times groups, in real numbers: nothing of `a` is quantized, and there is neither a_zero nor a_scale (A11).
+ * kernel: of op "weight_only"; one whose types begin with bf16 rounds `a` to bfloat16, QK_ANY_KERNEL does not. */
+QK_API int32_t qk_weight_only_workspace(const qk_linear_args* args, int32_t tasks, size_t* bytes, char* message,
+                                        size_t message_bytes);
+QK_API int32_t qk_weight_only(const qk_linear_args* args, const qk_host* host, char* message, size_t message_bytes);
+
 /* images (batch, depth, height, width, channels), channels adjacent             (A12) */
 typedef struct qk_conv_args {
   size_t size;
@@ -279,6 +287,107 @@ QK_API int32_t qk_dequantize(const qk_elementwise_args* args, const qk_host* hos
 QK_API int32_t qk_requantize(const qk_elementwise_args* args, const qk_host* host, char* message, size_t message_bytes);
 QK_API int32_t qk_dynamic_quantize(const qk_elementwise_args* args, const qk_host* host, char* message,
                                    size_t message_bytes);
+
+/* ---- between products: codes of QK_S8 or QK_U8, one scale an array -------------------------------------------------- */
+
+/* out = a + b, or a * b, in codes of out_scale: `count` adjacent elements, all of one type            (A14) */
+typedef struct qk_pair_args {
+  size_t size;
+  int32_t kernel; /* of op "add", "mul", or QK_ANY_KERNEL */
+  int32_t type;
+  int64_t count;
+  const void *a, *b;
+  void* out;
+  float a_scale, b_scale, out_scale;
+  int32_t a_zero, b_zero, out_zero;
+} qk_pair_args;
+
+QK_API int32_t qk_add(const qk_pair_args* args, const qk_host* host, char* message, size_t message_bytes);
+QK_API int32_t qk_mul(const qk_pair_args* args, const qk_host* host, char* message, size_t message_bytes);
+
+/* out[i, j] = table[in[i, j]]: any function of a code. Parts of a wider result, as of a concatenation, have strides. (A15) */
+typedef struct qk_lookup_args {
+  size_t size;
+  int32_t kernel; /* of op "lookup", or QK_ANY_KERNEL */
+  int32_t type;
+  int64_t rows, columns;
+  const void* in;
+  void* out;
+  int64_t in_row, out_row; /* elements between rows; 0: columns */
+  const void* table;       /* 256 codes of `type`, that of the lowest first */
+} qk_lookup_args;
+
+QK_API int32_t qk_lookup(const qk_lookup_args* args, const qk_host* host, char* message, size_t message_bytes);
+/* The table that brings codes of one scale and zero point to another: quantize(dequantize(code)). qk_lookup with it puts
+ * a tensor into its place of a concatenation. */
+QK_API int32_t qk_rescale_table(int32_t type, float scale, int32_t zero, float out_scale, int32_t out_zero, void* table,
+                                char* message, size_t message_bytes);
+
+/* e^x / sum e^x of every row of codes, in codes of out_scale                     (A17) */
+typedef struct qk_softmax_args {
+  size_t size;
+  int32_t kernel; /* of op "softmax", or QK_ANY_KERNEL */
+  int32_t type;
+  int64_t rows, columns;
+  const void* in;
+  void* out;
+  const float* table; /* 256 values, made once by qk_softmax_table */
+  float out_scale;    /* at most 1 */
+  int32_t out_zero;
+} qk_softmax_args;
+
+QK_API int32_t qk_softmax(const qk_softmax_args* args, const qk_host* host, char* message, size_t message_bytes);
+/* Of codes of `scale` in rows of `columns`; e^x and ln are those of the C library. */
+QK_API int32_t qk_softmax_table(float scale, int64_t columns, float* table, char* message, size_t message_bytes);
+
+/* The largest code, or the mean, of every window of images (images, height, width, channels)          (A16) */
+typedef struct qk_pool_args {
+  size_t size;
+  int32_t kernel; /* of op "max_pool", "avg_pool", "channel_sum", or QK_ANY_KERNEL */
+  int32_t type;
+  int64_t images, height, width, channels;
+  const void* x;
+  int64_t x_step[4]; /* elements between images, rows, pixels, channels; all 0: adjacent, channels last */
+  void* out;
+  int64_t out_step[4];           /* likewise */
+  int64_t out_height, out_width; /* not of qk_global_avg_pool, whose window is the image; nor are the next four */
+  int64_t window[2], stride[2];  /* height, width */
+  int64_t before[2],
+      dilation[2];        /* before: pixels outside of the image above and left of it, fewer than the window has */
+  int32_t count_outside;  /* avg_pool: what is outside counts, as 0 */
+  float scale, out_scale; /* not of max_pool, nor are zero points */
+  int32_t zero, out_zero;
+} qk_pool_args;
+
+QK_API int32_t qk_max_pool(const qk_pool_args* args, const qk_host* host, char* message, size_t message_bytes);
+QK_API int32_t qk_avg_pool(const qk_pool_args* args, const qk_host* host, char* message, size_t message_bytes);
+/* The exact mean of every channel. It alone wants a workspace. */
+QK_API int32_t qk_global_avg_pool_workspace(const qk_pool_args* args, int32_t tasks, size_t* bytes, char* message,
+                                            size_t message_bytes);
+QK_API int32_t qk_global_avg_pool(const qk_pool_args* args, const qk_host* host, char* message, size_t message_bytes);
+
+/* ---- search --------------------------------------------------------------------------------------------------------- */
+
+/* The k best rows of a corpus for each query, best first, of equals the lower index; scores and indices: (queries, k) (A18) */
+typedef struct qk_topk_args {
+  size_t size;
+  int32_t kernel;                  /* of op "topk", or QK_ANY_KERNEL */
+  int32_t corpus_type, query_type; /* QK_S8, QK_U8 */
+  int32_t distance;                /* 0: sum qc, the largest first; else sum (q - c)^2, the least first, of one type */
+  int64_t rows, dims;
+  const void* corpus;
+  int64_t corpus_row, corpus_column; /* elements between rows, and between the values of a row */
+  int64_t queries;
+  const void* query;
+  int64_t query_row, query_column;
+  int64_t k; /* 1 ... rows */
+  int32_t* scores;
+  int64_t* indices;
+} qk_topk_args;
+
+QK_API int32_t qk_topk_workspace(const qk_topk_args* args, int32_t tasks, size_t* bytes, char* message,
+                                 size_t message_bytes);
+QK_API int32_t qk_topk(const qk_topk_args* args, const qk_host* host, char* message, size_t message_bytes);
 
 /* The fixed-point multiplier q * 2^(e - 31) of a real one, finite and > 0                                        (A4) */
 QK_API int32_t qk_multiplier(double real, int32_t* q, int32_t* e, char* message, size_t message_bytes);

@@ -13,8 +13,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from qkernels.backends import _cuda_conv, _cuda_weights
-from qkernels.device import DeviceArray
-from qkernels.kernel import Hardware, Kernel, Multipliers, Problem, Scales
+from qkernels.backends._cuda_elementwise import OUTPUTS, Elements, bytes_of
+from qkernels.backends._cuda_elementwise import Found as Found
+from qkernels.device import DeviceArray, item_bytes
+from qkernels.kernel import Hardware, Kernel, Problem
 from qkernels.rounding import ROUNDINGS
 from qkernels.weight import padded
 
@@ -24,7 +26,6 @@ except ImportError:
     _cuda = None  # type: ignore[assignment]
 
 LAYOUT = "nk16"
-OUTPUTS = {"int32": 0, "float32": 1, "float16": 2, "bfloat16": 3, "int8": 4, "uint8": 5}
 BATCHES = 1000  # of one launch
 TYPES = ("u8s8s32", "s8s8s32", "u8u8s32", "s8u8s32")
 
@@ -205,7 +206,7 @@ def multiply(index: int, a: Operand, w: Operand, out: DeviceArray, fields: Calla
         count = min(BATCHES, out.shape[0] - first)
         call, epilogue = _fill_gemm(a, w, first, count), _cuda.Epilogue()
         epilogue.m, epilogue.n, epilogue.k = call.m, call.n, call.k
-        item = {"int8": 1, "uint8": 1, "float16": 2, "bfloat16": 2}.get(out.dtype, 4)
+        item = item_bytes(out.dtype)
         epilogue.output, epilogue.out = OUTPUTS[out.dtype], out.pointer + first * out.strides[0] * item
         epilogue.out_batch, epilogue.out_row = out.strides[0], out.strides[1]
         fields(epilogue, first)
@@ -241,7 +242,7 @@ def add_wide(sums: DeviceArray, out: DeviceArray, adds: bool) -> None:
 
 
 class Factor(NamedTuple):
-    """An operand of a product with an epilogue: codes (1, rows, k), a scale for all (step 0) or for each row."""
+    """An operand of a product with an epilogue: codes (batch, rows, k), a scale for all (step 0) or for each row."""
 
     codes: DeviceArray
     scale: DeviceArray  # float32
@@ -251,14 +252,15 @@ class Factor(NamedTuple):
 
 
 def row_sums(codes: DeviceArray) -> DeviceArray:
-    """int32 (1, rows), of codes (1, rows, k)."""
+    """int32 (batch, rows), of codes (batch, rows, k)."""
     return Operand(codes).sums()
 
 
 def prepare_codes(
     a: Factor, w: Factor, y_scale: float, rounding: str, single: bool, bias: DeviceArray | None
 ) -> tuple[DeviceArray | None, DeviceArray | None, DeviceArray | None]:
-    """(bias, m, e) for codes: A6's bias, A4's multipliers (none of half_even), of the rows of scales × columns."""
+    """(bias, m, e) for codes: A6's bias, A4's multipliers (none of half_even, which the epilogue makes on its way), of
+    the rows of scales × columns."""
     shape = a.codes.shape[1] if a.step else 1, w.codes.shape[1]
     args = _cuda.PrepareArgs()
     args.rows, args.n = shape
@@ -277,8 +279,18 @@ def prepare_codes(
     return made[0], made[1], made[2]
 
 
+def over(scale: DeviceArray, y_scale: float) -> DeviceArray:
+    """f32(scale / y_scale) of each: a true division, which no library promises of a number and an array."""
+    args, ratio, one = _cuda.PrepareArgs(), scale.new(scale.shape, "float32"), scale.constant(1, "float32", (1,))
+    args.rows, args.n, args.rounding, args.y_scale = scale.size, 1, ROUNDINGS.index("half_even"), y_scale
+    args.a_scale, args.a_scale_step, args.w_scale = scale.pointer, 1, one.pointer
+    args.m_values = ratio.pointer
+    _cuda.prepare_scales(args, scale.stream, scale.device)
+    return ratio
+
+
 def run_fused(kernel: Kernel, a: Factor, w: Factor, out: DeviceArray, fields: Callable[[Any], None]) -> None:
-    """A product with the epilogue that fields(epilogue) fills in, on a kernel of this backend. out (1, m, n)."""
+    """Products with the epilogue that fields(epilogue) fills in, on a kernel of this backend. out (batch, m, n)."""
     if kernel.name not in INDEX:
         raise RuntimeError(
             f"linear: {kernel.name} has no epilogue; {missing() or 'use() leaves out the kernels that do'}"
@@ -286,14 +298,17 @@ def run_fused(kernel: Kernel, a: Factor, w: Factor, out: DeviceArray, fields: Ca
     left, right = Operand(a.codes), Operand(w.codes)
     a_sums = (a.sums or left.sums()) if w.zero is not None else None
     w_sums = (w.sums or right.sums()) if a.zero is not None else None
+    batch, m, n = out.shape
 
     def all_fields(epilogue: Any, first: int) -> None:
-        epilogue.a_scale, epilogue.a_scale_step = a.scale.pointer, a.step
-        epilogue.w_scale, epilogue.w_scale_step = w.scale.pointer, w.step
+        rows, columns = 4 * first * m, 4 * first * n  # bytes of those of the batches before
+        epilogue.column_batch = n if batch > 1 else 0
+        epilogue.a_scale, epilogue.a_scale_step = a.scale.pointer + rows * a.step, a.step
+        epilogue.w_scale, epilogue.w_scale_step = w.scale.pointer + columns * w.step, w.step
         if a.zero is not None and w_sums is not None:
-            epilogue.a_zero, epilogue.w_sums = a.zero.pointer, w_sums.pointer
+            epilogue.a_zero, epilogue.w_sums = a.zero.pointer + rows, w_sums.pointer + columns
         if w.zero is not None and a_sums is not None:
-            epilogue.w_zero, epilogue.a_sums = w.zero.pointer, a_sums.pointer
+            epilogue.w_zero, epilogue.a_sums = w.zero.pointer + columns, a_sums.pointer + rows
         fields(epilogue)
 
     multiply(INDEX[kernel.name], left, right, out, all_fields)
@@ -309,143 +324,16 @@ def run_pointwise(kernel: Kernel, x: DeviceArray, w: Any, out: DeviceArray, fiel
     multiply(INDEX[kernel.name], Operand(left), Operand(right), out.shaped(1, pixels, filters), fields)
 
 
-# ---------------------------------------------------------------- elementwise
+# ---------------------------------------------------------------- the rows
+
+elements = Elements(lambda: _cuda, missing)
 
 
 def _judge_elementwise(op: str, types: str, problem: Problem, hardware: Hardware) -> float | str:
     reason = _declines(op, problem, hardware, 75, 999)
     if reason:
         return reason
-    return LAUNCH_US + problem.m * problem.n * sum(_bytes(types)) / BYTES_US
-
-
-def _bytes(types: str) -> list[int]:
-    """ "f32s8" → [4, 1]."""
-    return [
-        int(part) // 8
-        for part in types.replace("bf", " ").replace("f", " ").replace("u", " ").replace("s", " ").split()
-    ]
-
-
-def _place(args: Any, scale: DeviceArray, repeat: int, group: int) -> None:
-    args.place = (scale.shape[0], scale.shape[1], repeat, group)
-
-
-def _quantize(
-    x: DeviceArray, by: Scales, limits: tuple[int, int], out: DeviceArray, reciprocal: DeviceArray | None = None
-) -> None:
-    args = _cuda.QuantizeArgs()
-    args.reciprocal = 0 if reciprocal is None else reciprocal.pointer
-    args.x, args.x_type = x.pointer, OUTPUTS[x.dtype]
-    args.rows, args.inner = x.shape
-    args.scale, args.zero = by.scale.pointer, by.zero.pointer if by.zero is not None else 0
-    _place(args, by.scale, by.repeat, by.group)
-    args.low, args.high = limits
-    args.out, args.out_bytes = out.pointer, 2 if out.dtype.endswith("16") else 1
-    _cuda.quantize(args, x.stream, x.device)
-
-
-def _dequantize(q: DeviceArray, by: Scales, out: DeviceArray) -> None:
-    args = _cuda.DequantizeArgs()
-    args.codes, args.code_bytes = q.pointer, 2 if q.dtype.endswith("16") else 1
-    args.is_signed = q.dtype.startswith("i")
-    args.rows, args.inner = q.shape
-    args.scale, args.zero = by.scale.pointer, by.zero.pointer if by.zero is not None else 0
-    _place(args, by.scale, by.repeat, by.group)
-    args.out, args.out_type = out.pointer, OUTPUTS[out.dtype]
-    _cuda.dequantize(args, q.stream, q.device)
-
-
-def _requantize(acc: DeviceArray, by: Multipliers, limits: tuple[int, int], out: DeviceArray) -> None:
-    args = _cuda.RequantizeArgs()
-    args.acc = acc.pointer
-    args.rows, args.inner = acc.shape
-    args.rounding, args.m_values = ROUNDINGS.index(by.rounding), by.m.pointer
-    for name, value in (("e_values", by.e), ("bias", by.bias), ("zero", by.zero)):
-        if value is not None:
-            setattr(args, name, value.pointer)
-    _place(args, by.m, by.repeat, by.group)
-    args.low, args.high = limits
-    args.out, args.out_bytes = out.pointer, 2 if out.dtype.endswith("16") else 1
-    _cuda.requantize(args, acc.stream, acc.device)
-
-
-class Found(NamedTuple):
-    """Where the scales of ranges are put, (rows, columns) as `Scales` places them."""
-
-    scale: DeviceArray  # float32
-    reciprocal: DeviceArray  # float32 (A8)
-    zero: DeviceArray  # int32
-
-    @classmethod
-    def beside(cls, x: DeviceArray, shape: tuple[int, int]) -> Found:
-        return cls(x.new(shape, "float32"), x.new(shape, "float32"), x.new(shape, "int32"))
-
-
-def find_scales(
-    x: DeviceArray, repeat: int, group: int, limits: tuple[int, int], middle: int | None, scale_dtype: str,
-    found: Found,
-) -> None:  # fmt: skip
-    """A7, A8: of every place of x (rows, inner), adjacent. middle: the code of 0 of symmetric ranges, else None."""
-    if missing():
-        raise RuntimeError(f"quantize: x is on a GPU, and {missing()}")
-    ends = x.new((found.scale.size, 2), "int32")
-    args = _cuda.ExtremesArgs()
-    args.x, args.x_type = x.pointer, OUTPUTS[x.dtype]
-    args.rows, args.inner = x.shape
-    args.ends = ends.pointer
-    _place(args, found.scale, repeat, group)
-    _cuda.find_extremes(args, x.stream, x.device)
-    of = _cuda.FoundArgs()
-    of.ends, of.places = ends.pointer, found.scale.size
-    of.low, of.high = limits
-    of.is_symmetric, of.middle = middle is not None, middle or 0
-    of.scale_type = OUTPUTS[scale_dtype]
-    of.scale, of.reciprocal, of.zero = found.scale.pointer, found.reciprocal.pointer, found.zero.pointer
-    _cuda.scales_of_extremes(of, x.stream, x.device)
-
-
-LONG = 1 << 16  # elements of a row from which on the whole GPU looks for its range, and one CTA no longer
-
-
-def _dynamic_of_long_row(
-    x: DeviceArray, limits: tuple[int, int], scale: DeviceArray, zero: DeviceArray | None, out: DeviceArray
-) -> None:
-    found = Found.beside(x, (1, 1))._replace(scale=scale)
-    found = found if zero is None else found._replace(zero=zero)
-    is_symmetric, inner = limits[0] < 0, x.shape[1]
-    find_scales(x, 1, inner, limits, 0 if is_symmetric else None, "float32", found)
-    by = Scales(found.scale, None if is_symmetric else found.zero, 1, inner)
-    _quantize(x, by, limits, out, found.reciprocal if is_symmetric else None)
-
-
-def _dynamic(
-    x: DeviceArray, group: int, limits: tuple[int, int], scale: DeviceArray, zero: DeviceArray | None,
-    sums: DeviceArray | None, out: DeviceArray,
-) -> None:  # fmt: skip
-    if x.shape[0] == 1 and group >= x.shape[1] >= LONG and sums is None:
-        _dynamic_of_long_row(x, limits, scale, zero, out)
-        return
-    args = _cuda.DynamicArgs()
-    args.x, args.x_type = x.pointer, OUTPUTS[x.dtype]
-    args.rows, args.inner = x.shape
-    args.group = group
-    args.low, args.high = limits
-    args.scale = scale.pointer
-    args.zero, args.sums = zero.pointer if zero else 0, sums.pointer if sums else 0
-    args.out, args.out_pitch = out.pointer, out.strides[0] if out.shape[0] > 1 else out.shape[1]
-    _cuda.dynamic_quantize(args, x.stream, x.device)
-
-
-# ---------------------------------------------------------------- the rows
-
-_FLOATS, _CODES = ("f32", "f16", "bf16"), ("s8", "u8", "s16", "u16")
-ELEMENTWISE: tuple[tuple[str, Callable[..., None], tuple[str, ...]], ...] = (
-    ("quantize", _quantize, tuple(f + q for f in _FLOATS for q in _CODES)),
-    ("dequantize", _dequantize, tuple(q + f for q in _CODES for f in _FLOATS)),
-    ("dynamic_quantize", _dynamic, tuple(f + q for f in _FLOATS for q in _CODES[:2])),
-    ("requantize", _requantize, tuple("s32" + q for q in _CODES)),
-)
+    return LAUNCH_US + problem.m * problem.n * bytes_of(types) / BYTES_US
 
 
 KERNELS: tuple[Kernel, ...] = (
@@ -461,7 +349,7 @@ KERNELS: tuple[Kernel, ...] = (
         Kernel(
             f"{op}_{types}_cuda_dp4a", op, types, "cuda_dp4a", "", functools.partial(_judge_elementwise, op, types), run
         )
-        for op, run, all_types in ELEMENTWISE
+        for op, run, all_types in elements.rows()
         for types in all_types
     ),
     *_cuda_weights.kernels_of(lambda: _cuda, _declines, _bytes_adjacent),

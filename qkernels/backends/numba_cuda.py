@@ -109,6 +109,63 @@ def _requantize(acc: Any, by: Multipliers, limits: tuple[int, int], out: Any) ->
     )
 
 
+def _dequantize(q: Any, by: Scales, out: Any) -> None:
+    from qkernels.backends import _numba_cuda_ranges as kernels
+
+    zero = _zeros(out, by.scale.shape) if by.zero is None else by.zero
+    kernels.dequantize[_blocks(q, kernels.THREADS), kernels.THREADS, _stream(out)](
+        _array(q), _array(by.scale), _array(zero), by.repeat, by.group, _array(out)
+    )
+
+
+def _dynamic(x: Any, group: int, limits: tuple[int, int], scale: Any, zero: Any, sums: Any, out: Any) -> None:
+    from qkernels.backends import _numba_cuda_ranges as kernels
+
+    zero, sums = (_zeros(out, scale.shape) if v is None else v for v in (zero, sums))
+    kernels.dynamic[scale.shape[0] * scale.shape[1], kernels.THREADS, _stream(out)](
+        _array(x), group, *limits, *map(_array, (scale, zero, sums, out))
+    )
+
+
+def _pairs(ends: Any) -> Any:
+    """8 bytes a place as two float32."""
+    shape = (*ends.shape, 2)
+    return ends.view(np.float32).reshape(shape) if isinstance(ends, np.ndarray) else ends.shaped(*shape)._replace(
+        dtype="float32"
+    )  # fmt: skip
+
+
+def _flat(x: Any) -> Any:
+    return x.reshape(-1) if isinstance(x, np.ndarray) else x.shaped(x.size)
+
+
+def find_extremes(x: Any, ends: Any, repeat: int, group: int) -> None:
+    """As backends.cuda's, of float32."""
+    from qkernels.backends import _numba_cuda_ranges as kernels
+
+    if str(x.dtype) != "float32":
+        raise TypeError(f"quantize: x is {x.dtype} on a GPU, wanted float32: Numba's kernels find no other range")
+    grid = kernels.THREADS, _stream(x)
+    kernels.clear[_blocks(ends, kernels.THREADS), *grid](_array(_pairs(_flat(ends))))
+    kernels.extremes[_blocks(x, kernels.THREADS), *grid](_array(x), repeat, group, _array(_pairs(ends)))
+
+
+def scales_of_extremes(
+    ends: Any, limits: tuple[int, int], middle: int | None, scale_dtype: str, found: Any, *groups: int
+) -> None:
+    """As backends.cuda's, of float32 scales of one level."""
+    from qkernels.backends import _numba_cuda_ranges as kernels
+
+    if scale_dtype != "float32" or found.factors is not None:
+        raise ValueError(
+            "quantize: scale_dtype and two_level on a GPU need csrc/cuda: Numba's kernels do not know them"
+        )
+    kernels.found[_blocks(found.scale, kernels.THREADS), kernels.THREADS, _stream(found.scale)](
+        _array(_pairs(_flat(ends))), *limits, middle is not None, middle or 0, _array(_flat(found.scale)),
+        _array(_flat(found.zero)),
+    )  # fmt: skip
+
+
 def _conv(x: Any, w: Any, conv: Conv, out: Any, x_zero: int, by: Epilogue) -> None:
     from qkernels.backends import _numba_cuda_conv as kernels
 
@@ -149,14 +206,20 @@ def _conv(x: Any, w: Any, conv: Conv, out: Any, x_zero: int, by: Epilogue) -> No
         kernels.bfloats[grid](_array(_bits(target)), _array(_halves(out)))
 
 
+def missing() -> str:
+    return (
+        "" if importlib.util.find_spec("numba") and importlib.util.find_spec("numba.cuda") else "numba is not installed"
+    )
+
+
 def _judge(op: str, types: str, problem: Problem, hardware: Hardware) -> float | str:
     if problem.op != op or problem.types != types:
         return f"is for {op} {types}"
     if not problem.device:
         return "is for arrays on a GPU"
-    if "numba" not in hardware.cpu or importlib.util.find_spec("numba.cuda") is None:
+    if "numba" not in hardware.cpu:
         return "numba is not installed"
-    return 100 + 2 * problem.m * problem.n * problem.k / 1e6
+    return missing() or 100 + 2 * problem.m * problem.n * problem.k / 1e6
 
 
 def _kernel(op: str, types: str, layout: str, run: Callable[..., None]) -> Kernel:
@@ -171,4 +234,6 @@ KERNELS: tuple[Kernel, ...] = (
     *(_kernel("conv", types, "", _conv) for types in TYPES),
     *(_kernel("quantize", f"f32{code}", "", _quantize) for code in ("s8", "u8")),
     *(_kernel("requantize", f"s32{code}", "", _requantize) for code in ("s8", "u8")),
+    *(_kernel("dequantize", f"{code}f32", "", _dequantize) for code in ("s8", "u8")),
+    *(_kernel("dynamic_quantize", f"f32{code}", "", _dynamic) for code in ("s8", "u8")),
 )

@@ -140,16 +140,17 @@ def conv_integer(node: Node) -> Run:
 @operator("ConvIntegerToFloat", OURS)
 def conv_integer_to_float(node: Node) -> Run:
     """x, w, their zero points, two factors of one element whose product is the accumulators' scale, an int32 bias of
-    (out,) or none → f32(acc + bias) · scale (A6), and with the attribute `silu` x · sigmoid(x) of that."""
+    (out,) or none → f32(acc + bias) · scale (A6), and with the attribute `silu` x · sigmoid(x) of that. A float bias is
+    added to it, and then `activation`, a clamp, is applied."""
     layer = Layer(node, 1, None, 3)
     again = None if layer.weight is None else Again(layer)
-    curve = silu if node.get("silu") else _same
+    curve, clamp = silu if node.get("silu") else _same, node.get("activation")
 
     def run(x: Any, w: Any, zx: Any, zw: Any, sx: Any, sw: Any, bias: Any = None) -> np.ndarray:
         scale, image = scalar(sx) * scalar(sw), adjacent(channels_last(x))
         if again is not None:
-            return channels_first(curve(again(image, point(zx), scalar(scale), bias)))
-        return curve(layer(whole(image, scalar(scale), point(zx)), w, np.ones((), F32), zw, bias))
+            return channels_first(curve(again(image, point(zx), scalar(scale), bias, clamp)))
+        return curve(layer(whole(image, scalar(scale), point(zx)), w, np.ones((), F32), zw, bias, activation=clamp))
 
     return run
 
@@ -167,7 +168,7 @@ class Again:
         self.geometry, self.weight = layer.geometry, layer.weight
         self.known: dict[Any, shared.Operands] = {}
 
-    def __call__(self, x: np.ndarray, zero: int, scale: np.float32, bias: Any) -> np.ndarray:
+    def __call__(self, x: np.ndarray, zero: int, scale: np.float32, bias: Any, clamp: Any) -> np.ndarray:
         key = x.shape, x.dtype
         found = self.known.get(key)
         if found is None:
@@ -182,9 +183,9 @@ class Again:
         call = found._replace(x=cube, x_zero=zero, x_scale=None)
         epilogue = Epilogue(
             "float32", w_zero=call.w_zero, a_scale=np.full(1, scale), w_scale=call.w_scale,
-            bias=None if bias is None else np.ascontiguousarray(bias, np.int32).reshape(1, -1),
+            bias=None if bias is None else np.ascontiguousarray(bias).reshape(1, -1), activation=clamp,
         )  # fmt: skip
-        shared.check_bound("ConvInteger", call, epilogue.bias)
+        shared.check_bound("ConvInteger", call, None if epilogue.bias is None or bias.dtype == F32 else epilogue.bias)
         out = np.empty((conv.pixels, conv.filters), F32)
         shared.compute(call, epilogue, out)
         return out.reshape(conv.batch, *conv.out[5 - x.ndim :], conv.filters)

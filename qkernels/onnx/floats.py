@@ -11,7 +11,7 @@ from onnx import helper
 from qkernels.onnx.between import max_pool as max_pool_of_codes
 from qkernels.onnx.between import window
 from qkernels.onnx.codes import BYTES, channels_first, channels_last
-from qkernels.onnx.curves import sigmoid, silu
+from qkernels.onnx.curves import erf, gelu, gelu_tanh, sigmoid, silu
 from qkernels.onnx.fallback import reference
 from qkernels.onnx.graph import OURS, Node
 from qkernels.onnx.registry import Run, operator
@@ -44,6 +44,10 @@ def _hard_swish(x: np.ndarray) -> np.ndarray:
     return x * np.maximum(0, np.minimum(1, x * one(1 / 6) + one(0.5)))
 
 
+def _gelu(node: Node) -> Callable[[np.ndarray], np.ndarray]:
+    return gelu_tanh if node.get("approximate", "none") == "tanh" else gelu
+
+
 UNARY.update({
     "Relu": lambda node: lambda x: np.maximum(x, 0),
     "Sigmoid": lambda node: sigmoid,
@@ -52,6 +56,7 @@ UNARY.update({
     "Floor": lambda node: np.floor, "Ceil": lambda node: np.ceil, "Round": lambda node: np.rint,
     "Reciprocal": lambda node: np.reciprocal,
     "HardSigmoid": _hard_sigmoid, "LeakyRelu": _leaky_relu, "Elu": _elu, "HardSwish": lambda node: _hard_swish,
+    "Erf": lambda node: erf, "Gelu": _gelu,
     "Softplus": lambda node: lambda x: np.logaddexp(x, 0).astype(x.dtype, copy=False),
     "Identity": lambda node: lambda x: x,
 })  # fmt: skip

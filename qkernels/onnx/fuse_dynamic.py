@@ -1,15 +1,17 @@
 """What ONNX Runtime's dynamic quantization puts behind an integer product becomes a part of it:
 
-    ConvInteger → (Add of an int32 bias) → Cast → Mul by x_scale · w_scale → (Sigmoid, Mul: silu)
+    ConvInteger → (Add of an int32 bias) → Cast → Mul by x_scale · w_scale → (Add of a bias → (Relu, Clip))
+                                                                          → (Sigmoid, Mul: silu)
     MatMulInteger → Cast → Mul by x_scale · w_scale → (Add of a bias)
 
-and x · Sigmoid(x) of any floats becomes one node.
+w_scale of a product may be one for each column; x · Sigmoid(x) of any floats becomes one node.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from qkernels.onnx.fuse_qdq import clamp_of
 from qkernels.onnx.graph import MICROSOFT, OURS, Graph, Node
 
 FLOAT = 1  # TensorProto.FLOAT
@@ -38,11 +40,13 @@ class Dynamic:
     def product(self, node: Node) -> tuple[Node, Node] | None:
         """com.microsoft's MatMulIntegerToFloat."""
         weights = node.constant(1)
-        scaled, factors = self.scaled(node.outputs[0])
-        if scaled is None or weights is None or weights.ndim != 2:
+        if weights is None or weights.ndim != 2:
             return None
+        scaled, factors = self.scaled(node.outputs[0], weights.shape[1])
         zeros = [node.inputs[i] if node.has(i) else "" for i in (2, 3)]
-        if any(name and not self.is_one(name) for name in zeros):
+        if scaled is None or (zeros[0] and not self.is_one(zeros[0])):
+            return None
+        if zeros[1] and not self.is_one(zeros[1]) and not self.is_row(zeros[1], weights.shape[1]):
             return None
         last, bias = scaled, ""
         add = self.only_user(scaled.outputs[0], "Add")
@@ -55,18 +59,22 @@ class Dynamic:
         return last, Node("MatMulIntegerToFloat", MICROSOFT, inputs, list(last.outputs), {}, last.name, 1, None,
                           self.graph.constants)  # fmt: skip
 
-    def scaled(self, value: str) -> tuple[Node | None, list[str]]:
-        """(the Mul that makes floats of accumulators, the names of its two factors of one element)."""
+    def scaled(self, value: str, columns: int = 1) -> tuple[Node | None, list[str]]:
+        """(the Mul that makes floats of accumulators, its two factors by name: one element; one, or `columns`)."""
         cast = self.only_user(value, "Cast")
         scaled = self.only_user(cast.outputs[0], "Mul") if cast is not None and cast.get("to") == FLOAT else None
         if cast is None or scaled is None:
             return None, []
         (scale,) = [name for name in scaled.inputs if name != cast.outputs[0]] or [""]
+        made = self.made.get(scale)
+        if made is not None and made.op == "Mul" and not made.domain:
+            for one, each in (made.inputs, made.inputs[::-1]):
+                if self.is_one(one) and (self.is_one(each) or self.is_row(each, columns)):
+                    return scaled, [one, each]
+        if columns > 1 and self.is_row(scale, columns):
+            return scaled, [self.graph.new_constant(scale, np.float32(1)), scale]
         if not scale or not self.is_one(scale):
             return None, []
-        made = self.made.get(scale)
-        if made is not None and made.op == "Mul":
-            return scaled, list(made.inputs)
         return scaled, [scale, self.graph.new_constant(scale, np.float32(1))]
 
     def silu(self, node: Node) -> tuple[Node, Node] | None:
@@ -90,6 +98,9 @@ class Dynamic:
         zeros = [node.inputs[i] if node.has(i) else "" for i in (2, 3)]
         inputs = [*node.inputs[:2], *zeros, *factors, *([self.flat(bias)] if bias else [])]
         last, curve = scaled, False
+        if not bias and (added := self.float_bias(node, scaled)) is not None:
+            last, name, clamp = added
+            return last, self.node("ConvIntegerToFloat", [*inputs, name], last, **node.attributes, activation=clamp)
         users = self.users.get(scaled.outputs[0], [])
         if self.uses[scaled.outputs[0]] == len(users) == 2:
             sigmoid = next((user for user in users if user.op == "Sigmoid"), None)
@@ -97,6 +108,20 @@ class Dynamic:
             if found is not None and found[0] in users:
                 last, curve = found[0], True
         return last, self.node("ConvIntegerToFloat", inputs, last, **node.attributes, silu=curve)
+
+    def float_bias(self, node: Node, scaled: Node) -> tuple[Node, str, tuple[float, float] | None] | None:
+        """The Add of a constant (1, out, 1, …) behind, its values, and the clamp behind that."""
+        add, weights = self.only_user(scaled.outputs[0], "Add"), node.constant(1)
+        if add is None or weights is None:
+            return None
+        (name,) = [name for name in add.inputs if name != scaled.outputs[0]] or [""]
+        known, shape = self.graph.constants.get(name), (weights.shape[0], *(1,) * (weights.ndim - 2))
+        if known is None or known.dtype != np.float32 or known.shape not in (shape, (1, *shape)):
+            return None
+        flat, users = self.graph.new_constant(name, known.reshape(-1)), self.users.get(add.outputs[0], [])
+        if len(users) == self.uses[add.outputs[0]] == 1 and (clamp := clamp_of(users[0])) is not None:
+            return users[0], flat, clamp
+        return add, flat, None
 
     def flat(self, bias: str) -> str:
         """The bias before it was reshaped to (1, out, 1, 1)."""
@@ -111,6 +136,11 @@ class Dynamic:
             shape = node.constant(1)
             return shape is not None and len(shape) > 2 and shape[0] == 1 and bool((shape[2:] == 1).all())
         return known is not None and known.ndim > 2 and known.shape[1] == known.size and known.dtype == np.int32
+
+    def is_row(self, name: str, columns: int) -> bool:
+        """A constant for each column of a product?"""
+        known = self.graph.constants.get(name)
+        return known is not None and known.shape == (columns,)
 
     def is_one(self, name: str) -> bool:
         """A scale of one element: DynamicQuantizeLinear's, times a constant of one."""

@@ -36,7 +36,9 @@ class Moves(Fusion):
         if node.domain or node.op not in MOVES or len(node.outputs) != 1:
             return None
         x, by = self.codes_of(node.inputs[0]), self.made.get(node.inputs[0])
-        if x is None or by is None or not x.by_tensor or x.at.dtype.name not in BYTES or x.name in self.graph.constants:
+        if x is None or by is None or not x.by_tensor or x.at.dtype.name not in BYTES:
+            return None
+        if x.name in self.graph.constants and node.op != "Gather":  # a table of words stays codes, others are folded
             return None
         codes = f"{node.outputs[0]}:codes"
         proto = None

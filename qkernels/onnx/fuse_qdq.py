@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qkernels.onnx.codes import BYTES
+from qkernels.onnx.fuse_weights import LOW_BITS
 from qkernels.onnx.graph import MICROSOFT, OURS, Graph, Node
 
 F32 = np.float32
@@ -36,6 +37,21 @@ class Codes(NamedTuple):
     @property
     def by_tensor(self) -> bool:
         return self.step.size == 1 and self.at.size == 1
+
+
+def clamp_of(node: Node) -> Clamp:
+    """The bounds of a Relu, or of a Clip to constants."""
+    if node.domain or node.op not in ("Relu", "Clip"):
+        return None
+    if node.op == "Relu":
+        return 0.0, np.inf
+    ends = []
+    for i, (name, open_) in enumerate((("min", -np.inf), ("max", np.inf)), start=1):
+        known = node.constant(i)
+        if node.has(i) and (known is None or known.size != 1):
+            return None
+        ends.append(float(node.get(name, open_)) if known is None else float(known.reshape(())))
+    return (ends[0], ends[1]) if ends[0] <= ends[1] else None
 
 
 class Fusion:
@@ -65,7 +81,8 @@ class Fusion:
             return None
         if zero is None:
             zero = np.zeros((), self._type_of(node.inputs[0]))
-        if zero.dtype.name not in BYTES and zero.dtype != np.int32:
+        few = zero.dtype.name in LOW_BITS and node.inputs[0] in self.graph.constants  # weights
+        if zero.dtype.name not in BYTES and zero.dtype != np.int32 and not few:
             return None
         at = node.inputs[2] if node.has(2) else self.graph.new_constant(node.inputs[1], zero)
         return Codes(node.inputs[0], node.inputs[1], at, step, zero, node.get("axis", 1))
@@ -86,24 +103,10 @@ class Fusion:
             if len(users) != 1 or self.uses[name] != 1:
                 return None
             (user,) = users
-            found = self.clamp_of(user) if clamp is None else None
+            found = clamp_of(user) if clamp is None else None
             if found is None:
                 return (user, clamp) if self.is_quantizer(user) and user.inputs[0] == name else None
             clamp, name = found, user.outputs[0]
-
-    def clamp_of(self, node: Node) -> Clamp:
-        """The bounds of a Relu, or of a Clip to constants."""
-        if node.domain or node.op not in ("Relu", "Clip"):
-            return None
-        if node.op == "Relu":
-            return 0.0, np.inf
-        ends = []
-        for i, (name, open_) in enumerate((("min", -np.inf), ("max", np.inf)), start=1):
-            known = node.constant(i)
-            if node.has(i) and (known is None or known.size != 1):
-                return None
-            ends.append(float(node.get(name, open_)) if known is None else float(known.reshape(())))
-        return (ends[0], ends[1]) if ends[0] <= ends[1] else None
 
     def is_quantizer(self, node: Node) -> bool:
         """To 8-bit codes of one constant scale."""
@@ -174,6 +177,11 @@ class Fusion:
     def of_bytes(self, *all_codes: Codes) -> bool:
         return all(codes.at.dtype.name in BYTES for codes in all_codes)
 
+    def multiply(self, a: Codes, b: Codes) -> bool:
+        """Is there a product of these types? Constant weights may have fewer bits."""
+        few = b.name in self.graph.constants and np.ndim(self.graph.constants[b.name]) == 2
+        return a.at.dtype.name in BYTES and b.at.dtype.name in (*BYTES, *(LOW_BITS if few else ()))
+
     def to_floats(self, node: Node) -> Node | None:
         """A product of codes whose result stays real: no QuantizeLinear follows."""
         if node.op == "Conv" and (operands := self.of_conv(node)) is not None:
@@ -183,7 +191,7 @@ class Fusion:
         if node.op not in ("MatMul", "Gemm") or not self.plain_gemm(node):
             return None
         a, b = self.codes_of(node.inputs[0]), self.codes_of(node.inputs[1])
-        if a is None or b is None or not a.by_tensor or not self.of_bytes(a, b) or b.name not in self.graph.constants:
+        if a is None or b is None or not a.by_tensor or not self.multiply(a, b) or b.name not in self.graph.constants:
             return None
         turned, codes = bool(node.get("transB", 0)), self.graph.constants[b.name]
         if codes.ndim != 2 or node.get("transA", 0) or not (b.by_tensor or b.axis % 2 == 1 - turned):
@@ -231,7 +239,7 @@ class Fusion:
 
     def product(self, node: Node, q: Node) -> Node | None:
         a, b = self.codes_of(node.inputs[0]), self.codes_of(node.inputs[1])
-        if a is None or b is None or not a.by_tensor or not self.of_bytes(a, b):
+        if a is None or b is None or not a.by_tensor or not self.multiply(a, b):
             return None
         rank = np.ndim(self.graph.constants[b.name]) if b.name in self.graph.constants else None
         column = 0 if node.op == "Gemm" and node.get("transB", 0) else 1

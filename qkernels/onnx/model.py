@@ -11,7 +11,7 @@ import numpy as np
 
 from qkernels import dispatch
 from qkernels.onnx import every as _every  # noqa: F401  operators enter the registry
-from qkernels.onnx import fuse_dynamic, fuse_moves, fuse_qdq, fuse_tables
+from qkernels.onnx import fuse_dynamic, fuse_moves, fuse_qdq, fuse_tables, fuse_weights
 from qkernels.onnx.graph import Graph, Node, Value, graph_of, read
 from qkernels.onnx.registry import Run, call, prepare
 
@@ -42,13 +42,15 @@ class Model:
     inputs, outputs   `Value`s: name, dtype, shape (ints, names of sizes, None)
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, compute: str = "float32") -> None:
         self.inputs: list[Value] = graph.inputs
         self.outputs: list[Value] = graph.outputs
         with np.errstate(all="ignore"):
             _fold(graph, everything=False)
+            fuse_weights.turn(graph)
             for fuse in (fuse_moves.fuse, fuse_qdq.fuse, fuse_tables.fuse, fuse_dynamic.fuse):
                 fuse(graph)
+            fuse_weights.fuse(graph, compute)
             _fold(graph, everything=True)
         graph.without_the_unused()
         self._plan(graph)
@@ -209,10 +211,19 @@ def _tuple(made: Any) -> Sequence[Any]:
     return made if type(made) is tuple else (made,)
 
 
-def load(model: Any) -> Model:
+COMPUTE = ("float32", "int8")
+
+
+def load(model: Any, compute: str = "float32") -> Model:
     """A path, the bytes of a file, or an onnx.ModelProto → a `Model`, its weights packed.
 
+    compute  of products of real numbers and weights that are codes: "float32", as the model says; "int8": rows of x are
+             quantized on the way (A8), which is faster and not what the model says
+
     Raises  ModelError a truncated file, a graph that does not hold together · UnsupportedError (a ModelError) an
-            operator, an attribute or an opset that is not supported, with the node · OSError no such file.
+            operator, an attribute or an opset that is not supported, with the node · OSError no such file · ValueError
+            compute.
     """
-    return Model(graph_of(read(model)))
+    if compute not in COMPUTE:
+        raise ValueError(f"load: compute={compute!r}, wanted one of {', '.join(map(repr, COMPUTE))}")
+    return Model(graph_of(read(model)), compute)

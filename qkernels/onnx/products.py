@@ -1,4 +1,5 @@
-"""Products of codes: QLinearMatMul, MatMulInteger, QGemm, MatMulIntegerToFloat, DynamicQuantizeMatMul, MatMulNBits."""
+"""Products of codes: QLinearMatMul, MatMulInteger, QGemm, MatMulIntegerToFloat, DynamicQuantizeMatMul, MatMulNBits, and
+real rows times weights that stay codes."""
 
 from __future__ import annotations
 
@@ -8,14 +9,15 @@ from typing import Any
 import numpy as np
 
 from qkernels.importers import from_matmul_nbits
-from qkernels.onnx.codes import by_axis, of_columns, of_rows, whole
-from qkernels.onnx.graph import MICROSOFT, Node
+from qkernels.onnx.codes import by_axis, of_columns, of_rows, plain, whole
+from qkernels.onnx.graph import MICROSOFT, OURS, Node
 from qkernels.onnx.registry import Run, once, operator, point, scalar
 from qkernels.ops.dynamic_quantize import dynamic_quantize
 from qkernels.ops.linear import linear, pack_linear
 from qkernels.ops.matmul import matmul
 from qkernels.ops.pack import pack
 from qkernels.ops.requantize import requantize
+from qkernels.tensor import QTensor
 
 F32 = np.float32
 
@@ -141,6 +143,26 @@ def dynamic_quantize_matmul(node: Node) -> Run:
         )  # fmt: skip
 
     return run
+
+
+@operator("WeightOnly", OURS)
+def weight_only(node: Node) -> Run:
+    """x, w (k, n) or turned (n, k), its scale and zero point by tensor, column or block of k, a bias → x · w + bias."""
+    turned, block = bool(node.get("turned")), node.get("block_size", 0)
+
+    def by_row(values: Any) -> Any:  # of the weight (n, k)
+        return None if values is None else np.ascontiguousarray(values if turned or values.ndim < 2 else values.T)
+
+    codes, scale, zero = (by_row(node.constant(i)) for i in (1, 2, 3))
+    if block:
+        data, name = plain(codes)
+        zeros: Any = 0 if zero is None else plain(zero)[0]
+        packed = pack_linear(QTensor(data, scale, zeros, dtype=name, axis=0, group_size=block))
+    else:
+        packed = pack_linear(by_axis(codes, scale, zero, 0))
+    compute, bias = node.get("compute"), node.constant(4)
+    added = None if bias is None else np.ascontiguousarray(bias.reshape(-1))
+    return lambda x, *_: linear(x, packed, added, compute=compute)
 
 
 NBITS = "K N bits block_size accuracy_level weight_prepacked"

@@ -14,14 +14,15 @@ import numpy as np
 from qkernels import dispatch
 from qkernels.conv_weight import PackedConv
 from qkernels.device import DeviceArray, is_on_device, same_device, view
+from qkernels.dtypes import bits_of, container
 from qkernels.epilogue import Epilogue
 from qkernels.kernel import Conv, Problem
 from qkernels.ops import conv as shared
 from qkernels.ops import fused
-from qkernels.ops.linear_on_device import activates
-from qkernels.ops.on_device import LETTERS, DeviceQTensor, lying, stand_in
+from qkernels.ops.device_tensor import LETTERS, DeviceQTensor, lying
+from qkernels.ops.linear_on_device import activates, of_codes
+from qkernels.ops.on_device import stand_in
 from qkernels.rounding import ROUNDINGS
-from qkernels.scales import Grain
 from qkernels.tensor import QTensor
 
 LAYOUT = "nk16"
@@ -35,8 +36,9 @@ def wanted(x: Any) -> bool:
 
 def _blank(x: Any) -> Any:
     """A stand-in of x: its shape, type and scale, without memory."""
-    if isinstance(x, DeviceQTensor):
-        return QTensor._make(stand_in(x.data), x._scale, x._zero, x.dtype, *_rest(x))
+    if isinstance(x, DeviceQTensor):  # codes of 4 and 2 bits are unpacked for the kernels
+        plain = container(x.dtype).name
+        return QTensor._make(np.broadcast_to(np.zeros((), plain), x.shape), x._scale, x._zero, plain, *_rest(x))
     return stand_in(x)
 
 
@@ -100,7 +102,11 @@ def check(check_host: Any, op: str, axes: int, x: Any, weight: Any, bias: Any, *
         raise ValueError(f"{op}: x's scale was found on the GPU, wanted one that was given: it is not waited for")
     if residual is not None and not isinstance(residual, DeviceQTensor):
         raise TypeError(f"{op}: residual is {type(residual).__name__}, wanted a QTensor on a GPU")
-    found = view(lying(x))
+    if residual is not None and (residual.found or bits_of(residual.dtype) > 8):
+        raise ValueError(f"{op}: residual is {residual!r}, wanted codes of 8 bits or fewer whose scale was given")
+    found = x.lies() if isinstance(x, DeviceQTensor) else view(x)
+    if isinstance(x, DeviceQTensor) and out_scale is not None and out_dtype is None:
+        out_dtype = x.dtype
     if found.dtype not in BYTES:
         raise TypeError(f"{op}: x has dtype {found.dtype}, wanted int8 or uint8, or a QTensor, on a GPU")
     blank = None if residual is None else _blank(residual)
@@ -168,7 +174,7 @@ class _Fields:
             for name, value in (("a_scale", by.a_scale), ("w_scale", by.w_scale), ("m", by.m), ("e", by.e))
             if value is not None
         }
-        self.residual = None if call.residual is None else view(call.residual.data).whole()
+        self.residual = None if call.residual is None else call.residual.lies().whole()
 
     def __call__(self, epilogue: Any, first: int) -> None:
         by, arrays, residual = self.call.epilogue, self.arrays, self.residual
@@ -210,5 +216,4 @@ def run(call: Call) -> Any:
             kernel.run(image, weight.filters, call.conv, rows, fields)
     if wishes.kind != "codes":
         return out.owner
-    parts: tuple[Any, ...] = (wishes.scale, wishes.zero, wishes.dtype, Grain(wishes.shape), "float32", None, "numpy")
-    return DeviceQTensor._make(out.owner, *parts)
+    return of_codes(out, wishes)

@@ -10,7 +10,7 @@ from qkernels.arrays import from_reals
 from qkernels.dtypes import FLOAT_TYPES, bfloat16, known, short
 from qkernels.kernel import Problem
 from qkernels.ops import elementwise
-from qkernels.ops.on_device import DeviceQTensor
+from qkernels.ops.device_tensor import DeviceQTensor
 from qkernels.tensor import QTensor
 
 REALS = {"float32": ("f32", "f4"), "float16": ("f16", "f2"), "bfloat16": ("bf16", "u2"), "float64": ("f64", "f8")}

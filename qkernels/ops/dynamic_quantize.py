@@ -39,7 +39,8 @@ def dynamic_quantize(
                   (uint8: code 0), ±∞ the ends
 
     Returns a QTensor of x's shape and library, scale float32, axis = all axes but the last where per="row".
-    On a GPU scales and zero points stay there, nothing waits for them, and a range wider than float32 is not refused.
+    On a GPU scales and zero points stay there, and a range wider than float32 is not refused: nothing waits for them.
+    With check_finite=True the call waits for the answer, and cannot be captured into a CUDA graph.
     Raises  TypeError x's type · ValueError dtype, per, group_size, a range wider than float32 (uint8), NaN or ±∞ if
             asked for · NoKernelError, with every kernel's reason.
     Source  ONNX DynamicQuantizeLinear (uint8); vLLM's and ggml's symmetric rows (int8).

@@ -34,7 +34,10 @@ _CURVE = ()  # no clamp: the short road stands aside
 
 _road = dispatch.LinearRoad(enabled=not verbose.ENABLED)
 _of_floats = _road.of_floats
-of_codes, of_tensors = _road.of_codes, _road.of_tensors  # for modules, too, which know what they call
+# for modules, too, which know what they call
+of_codes, of_tensors, of_static, prepare_static, tensors_state = (
+    _road.of_codes, _road.of_tensors, _road.static, _road.prepare, _road.state,
+)  # fmt: skip
 
 
 def pack_linear(weight: Any) -> PackedLinear:
@@ -51,7 +54,7 @@ def pack_linear(weight: Any) -> PackedLinear:
     if not isinstance(weight, QTensor):
         raise TypeError(f"pack_linear: weight is {type(weight).__name__}, wanted a QTensor (n, k): quantize(w, axis=0)")
     if weight._packed is None:
-        object.__setattr__(weight, "_packed", _packed(weight))
+        object.__setattr__(weight, "_packed", _packed(weight.to_host()))
     return weight._packed
 
 
@@ -103,6 +106,8 @@ def linear(
                 groups of 32 or less where the CPU has AMX, and else the same as "float32"
     out         array of out_dtype and the result's shape, any strides, or of the codes of a QTensor; it is returned
 
+    On a GPU what lies there is not read: an int32 bias there is added mod 2³². A weight with groups that lies there is
+    packed in host memory at its first use, which waits for it; such weights take no `out` there.
     Without curved activations every result is the same bits on every CPU, kernel and number of threads.
     Raises  TypeError types of arguments · ValueError shapes, scales (the message names the axes that would fit), the
             bound on k, names (with the known ones) · NoKernelError, with every kernel's reason. `out` is untouched
@@ -115,6 +120,7 @@ def linear(
             result = _short(x, packed._handle, bias, _FAST.get(activation, _CURVE), out_scale, out_zero_point, out)
             if result is not None:
                 return result
+    _check_compute(compute)
     if packed_on_device.takes(x, weight, compute):
         rest = (bias, activation, residual, out_scale, out_zero_point, out_dtype, rounding, compute, out)
         return packed_on_device.run(packed_on_device.check(x, _weight(weight), *rest))
@@ -204,8 +210,6 @@ def _check(
     x: Any, weight: Any, bias: Any, activation: Any, residual: Any, out_scale: Any, out_zero_point: Any,
     out_dtype: Any, rounding: Any, compute: Any, out: Any,
 ) -> _Call:  # fmt: skip
-    if compute not in COMPUTE:
-        raise ValueError(f"{OP}: compute={compute!r}, wanted one of {listed(COMPUTE)}")
     packed = _weight(weight)
     if not hasattr(x, "shape"):
         x = np.asarray(x)
@@ -254,6 +258,11 @@ def _check(
 def _epilogue_of_floats(wishes: fused.Wishes, scale: Any, zero: Any) -> Epilogue:
     """A10: y · a_scale, float bias, residual, activation."""
     return fused.epilogue_of(wishes, scale, np.ones(wishes.shape[-1], F32), zero, None, weight_scales=1)
+
+
+def _check_compute(compute: Any) -> None:
+    if compute not in COMPUTE:
+        raise ValueError(f"{OP}: compute={compute!r}, wanted one of {listed(COMPUTE)}")
 
 
 def _weight(weight: Any) -> PackedLinear:
@@ -344,6 +353,7 @@ def _problem_of(
     x: Any, weight: Any, bias: Any = None, *, activation: Any = None, residual: Any = None, out_scale: Any = None,
     out_zero_point: Any = 0, out_dtype: Any = None, rounding: Any = "half_even", compute: Any = "int8", out: Any = None,
 ) -> Problem | str:  # fmt: skip
+    _check_compute(compute)
     if packed_on_device.takes(x, weight, compute):
         rest = (bias, activation, residual, out_scale, out_zero_point, out_dtype, rounding, compute, out)
         return packed_on_device.check(x, _weight(weight), *rest).problem()

@@ -2,7 +2,8 @@
 
 x is floats or a QTensor there; the weight a host QTensor or what pack_linear made of it, brought to the device once,
 or a QTensor there. Scales stay where they are. What a kernel cannot do is refused by name here, never computed
-otherwise in silence; what of a value lies on the device is never read, so that bounds come from types then.
+otherwise in silence. What of a value lies on the device is never read: bounds come from types then, and a bias of int32
+that lies there is added mod 2³².
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from qkernels import dispatch
 from qkernels.activations import CURVES, clamp_codes
 from qkernels.bounds import check_columns
 from qkernels.device import DeviceArray, is_on_device, same_device, view
-from qkernels.dtypes import bits_of, limits
+from qkernels.dtypes import bits_of, container, limits, name_of
 from qkernels.kernel import Problem
 from qkernels.ops import fused
-from qkernels.ops.on_device import LAYOUT, LETTERS, DeviceQTensor, lying, problem_on, real_numbers
+from qkernels.ops.device_tensor import FLOATS, LETTERS, DeviceQTensor, lying, packed, problem_on, real_numbers
+from qkernels.ops.on_device import LAYOUT
 from qkernels.ops.weights_on_device import Weight, weight_on
 from qkernels.rounding import ROUNDINGS
 from qkernels.scales import Grain
@@ -28,7 +30,6 @@ from qkernels.weight import padded
 
 OP = "linear"
 F32 = np.float32
-RESULTS = ("float32", "float16", "bfloat16", "float64", "int32", "int8", "uint8")
 
 
 class Rows(NamedTuple):
@@ -47,7 +48,7 @@ class Call:
     ):
         self.given, self.wishes, self.bias, self.residual = x, wishes, bias, residual
         self.target, self.out = target, out
-        self.x = view(x.data) if isinstance(x, DeviceQTensor) else real_numbers(x, OP)
+        self.x = x.lies() if isinstance(x, DeviceQTensor) else real_numbers(x, OP)
         self.n, self.k = weight.shape
         self.m = math.prod(self.x.shape[:-1])
         self.weight: Weight = weight_on(self.x, weight, OP)
@@ -57,8 +58,14 @@ class Call:
         if self.empty or not self.k:
             return "nothing to compute: an empty product needs no kernel"
         codes = self.x.dtype if self.rows else "int8"
-        types = LETTERS[codes] + LETTERS[self.weight.factor.codes.dtype] + "s32"
-        return problem_on(self.x, "gemm", types, self.m, self.n, self.k, LAYOUT)
+        return self._problem(codes, self.weight.factor.codes.dtype, self.k)
+
+    def product(self, left: Any, right: Any) -> Problem:
+        """Of the operands as they are multiplied."""
+        return self._problem(left.codes.dtype, right.codes.dtype, left.codes.shape[-1])
+
+    def _problem(self, x: str, weight: str, k: int) -> Problem:
+        return problem_on(self.x, "gemm", f"{LETTERS[x]}{LETTERS[weight]}s32", self.m, self.n, k, LAYOUT)
 
     @property
     def empty(self) -> bool:
@@ -87,8 +94,6 @@ def check(
     from qkernels.ops.linear import _check_x, _weight
 
     _check_x(x, compute)
-    if compute != "int8":
-        raise ValueError(f'{OP}: compute={compute!r} on a GPU, wanted "int8"')
     device_weight = isinstance(weight, DeviceQTensor)
     packed = weight if device_weight else _weight(weight)
     on_it = {"x": lying(x), "bias": bias if is_on_device(bias) else None, "out": out, "residual": lying(residual)}
@@ -102,8 +107,6 @@ def check(
         OP, x, (*shape[:-1], n), None if there else bias, activation, None, out_scale, out_zero_point,
         view(out).dtype if out is not None and out_dtype is None else out_dtype, rounding, None,
     )  # fmt: skip
-    if wishes.dtype not in RESULTS:
-        raise ValueError(f"{OP}: out_dtype={wishes.dtype!r} on a GPU, wanted one of {', '.join(RESULTS)}")
     if there:
         check_bias(bias, n, isinstance(x, QTensor))
     _check_residual(residual, activation, wishes)
@@ -113,10 +116,10 @@ def check(
 
 
 def check_bias(bias: Any, n: int, quantized: bool) -> None:
+    """quantized: x is, so that there is a unit for int32. Its size is not known here, and the sum wraps (A2)."""
     found = view(bias)
-    if found.dtype not in ("float32", "float16", "bfloat16"):
-        also = "; int32 ones in host memory, where their size can be checked" if quantized else ""
-        raise TypeError(f"{OP}: bias has dtype {found.dtype}, wanted floats on a GPU{also}")
+    if found.dtype not in (*FLOATS, *(("int32",) if quantized else ())):
+        raise TypeError(f"{OP}: bias has dtype {found.dtype}, wanted floats{' or int32' if quantized else ''} on a GPU")
     if found.shape != (n,):
         raise ValueError(f"{OP}: bias has shape {found.shape}, wanted ({n},)")
 
@@ -133,18 +136,15 @@ def _check_residual(residual: Any, activation: Any, wishes: fused.Wishes) -> Non
     if wishes.kind != "codes":
         return
     fused.check_integer(OP, activation, wishes.activation, residual, wishes.rounding)
-    if is_on_device(residual._scale) or is_on_device(residual._zero):
-        raise ValueError(
-            f"{OP}: residual's scale was found on the GPU, wanted one that was given, for a result in codes"
-        )
 
 
 def _target(out: Any, wishes: fused.Wishes) -> DeviceArray | None:
     if out is None:
         return None
     target = view(out)
-    if target.dtype != wishes.dtype:
-        raise TypeError(f"{OP}: out has dtype {target.dtype}, wanted {wishes.dtype}")
+    kept = container(wishes.dtype).name if wishes.kind == "codes" else wishes.dtype
+    if target.dtype != kept:
+        raise TypeError(f"{OP}: out has dtype {target.dtype}, wanted {kept}")
     if target.shape != wishes.shape:
         raise ValueError(f"{OP}: out has shape {target.shape}, the result has {wishes.shape}")
     return target
@@ -187,24 +187,38 @@ def _rows(x: DeviceQTensor, codes: DeviceArray, m: int, k: int) -> Rows:
 
 
 def run(call: Call) -> Any:
-    x, wishes, m, n, k = call.x, call.wishes, call.m, call.n, call.k
+    x, wishes, m, n = call.x, call.wishes, call.m, call.n
     kept = call.target if call.target is not None and _writes_into(call.target, call) else None
     out = kept if kept is not None else x.new(wishes.shape, wishes.writes)
     if not call.empty:
-        if not k:
-            raise ValueError(f"{OP}: x {x.shape} and weight {(n, k)} on a GPU: nothing to multiply")
-        left = call.rows.factor if call.rows else _quantized(x, m, k)
-        problem: Any = call.problem()
+        left, right = _factors(call)
         fields = _Fields(call, left)
-        dispatch.fused_on_device(dispatch.choose(problem), left, call.weight.factor, out.shaped(1, m, n), fields.fill)
+        kernel = dispatch.choose(call.product(left, right))
+        dispatch.fused_on_device(kernel, left, right, out.shaped(1, m, n), fields.fill)
     if call.target is not None:
         if kept is None:
             call.out[...] = out.owner
         return call.out
     if wishes.kind != "codes":
         return out.converted(wishes.dtype).owner
+    return of_codes(out, wishes)
+
+
+def of_codes(codes: DeviceArray, wishes: fused.Wishes) -> Any:
+    """The result of a product in codes, as a QTensor."""
     parts: tuple[Any, ...] = (wishes.scale, wishes.zero, wishes.dtype, Grain(wishes.shape), "float32", None, "numpy")
-    return DeviceQTensor._make(out.owner, *parts)
+    return DeviceQTensor._make(packed(codes, wishes.dtype).owner, *parts)
+
+
+def _factors(call: Call) -> tuple[Any, Any]:
+    """The operands. Where k = 0 (A13) they are one k of zeros, and their zero points have no part in it."""
+    x, m, n, k = call.x, call.m, call.n, call.k
+    right = call.weight.factor
+    if k:
+        return call.rows.factor if call.rows else _quantized(x, m, k), right
+    zeros = [x.constant(0, "int8", (size, 16))._replace(shape=(1, size, 1), strides=(0, 16, 1)) for size in (m, n)]
+    rows = call.rows.factor if call.rows else dispatch.Factor(zeros[0], x.constant(1, "float32", (m, 1)), 1, None)
+    return rows._replace(codes=zeros[0], zero=None, sums=None), right._replace(codes=zeros[1], zero=None, sums=None)
 
 
 def _writes_into(target: DeviceArray, call: Call) -> bool:
@@ -235,7 +249,7 @@ class _Fields:
         self.call, self.bias, self.m_values, self.e_values = call, None, None, None
         wishes, n, x = call.wishes, call.n, call.x
         self.residual = _residual(call)
-        self.integer = isinstance(call.bias, np.ndarray) and call.bias.dtype == np.int32
+        self.integer = call.bias is not None and name_of(call.bias.dtype) == "int32"
         if call.bias is not None:
             self.bias = x.constant(call.bias, "int32" if self.integer else "float32", (n,))
         if wishes.kind == "float":
@@ -256,9 +270,7 @@ class _Fields:
         elif self.bias is not None:
             epilogue.float_bias = self.bias.pointer
         if self.residual is not None:
-            array, scale, zero = self.residual
-            epilogue.residual, epilogue.residual_type = array.pointer, dispatch.types_on_device[array.dtype]
-            epilogue.residual_scale, epilogue.residual_zero = scale, zero
+            self.residual.fill(epilogue)
         if wishes.kind == "float":
             activates(epilogue, wishes.activation)
         elif wishes.kind == "codes":
@@ -286,25 +298,52 @@ def activates(epilogue: Any, activation: Any) -> None:
         epilogue.clamps, (epilogue.clamp_low, epilogue.clamp_high) = True, activation
 
 
-def _residual(call: Call) -> tuple[DeviceArray, float, int] | None:
-    """(the array as it is read, its scale, its zero point): adjacent floats, or 8-bit codes of one scale."""
+class _Residual(NamedTuple):
+    """As the epilogue reads it: adjacent floats, or 8-bit codes of one scale and zero point."""
+
+    array: DeviceArray
+    scale: float = 1.0
+    zero: int = 0
+    found_scale: DeviceArray | None = None  # where the device alone knows them
+    found_zero: DeviceArray | None = None
+
+    def fill(self, epilogue: Any) -> None:
+        epilogue.residual, epilogue.residual_type = self.array.pointer, dispatch.types_on_device[self.array.dtype]
+        epilogue.residual_scale, epilogue.residual_zero = self.scale, self.zero
+        if self.found_scale is not None:
+            epilogue.found_scale = self.found_scale.pointer
+        if self.found_zero is not None:
+            epilogue.found_zero = self.found_zero.pointer
+
+
+def _residual(call: Call) -> _Residual | None:
     r, wishes = call.residual, call.wishes
     if r is None:
         return None
     if not isinstance(r, DeviceQTensor):
-        return real_numbers(r, OP).whole(), 1.0, 0
-    scale, zero = r._scale, r._zero
-    if wishes.kind == "codes":
-        with np.errstate(over="ignore", under="ignore"):
-            scale = np.asarray(scale.reshape(()) / wishes.scale, F32)
-        if not np.isfinite(scale):
-            raise ValueError(f"{OP}: residual's scale / out_scale is not finite in float32 (A0); use smaller scales")
-        r = DeviceQTensor._make(r._data, scale.reshape(r._grain.scale_shape), zero, r.dtype, *_plain_parts(r))
-    one = r._grain.scale_shape == () and not is_on_device(scale)
-    if one and isinstance(zero, int) and bits_of(r.dtype) == 8:
-        return view(r.data).whole(), float(scale), zero
-    return view(r.dequantize()).whole(), 1.0, 0
+        return _Residual(real_numbers(r, OP).whole())
+    into = float(wishes.scale) if wishes.kind == "codes" and wishes.scale is not None else None
+    if bits_of(r.dtype) > 8 or math.prod(r._grain.scale_shape) > 1:
+        return _Residual(view(r.with_scale(_ratio(call.x, r._scale, into)).dequantize()))
+    codes, zero = r.lies().whole(), r._zero
+    made = _Residual(codes)
+    if is_on_device(zero):
+        made = made._replace(found_zero=codes.constant(zero, "int32", (1,)))
+    else:
+        made = made._replace(zero=int(zero))
+    if is_on_device(r._scale):
+        return made._replace(found_scale=codes.constant(r._scale, "float32", (1,)))
+    return made._replace(scale=float(_ratio(codes, r._scale, into).reshape(())))
 
 
-def _plain_parts(q: DeviceQTensor) -> tuple[Any, ...]:
-    return q._grain, "float32", None, "numpy"
+def _ratio(beside: DeviceArray, scale: Any, into: float | None) -> Any:
+    """f32(scale / into); into: the result's scale where it is codes, or None."""
+    if into is None:
+        return scale
+    if is_on_device(scale):
+        return dispatch.over_on_device(view(scale, beside), into).owner
+    with np.errstate(over="ignore", under="ignore"):
+        ratio = np.asarray(scale / F32(into), F32)
+    if not np.isfinite(ratio).all():
+        raise ValueError(f"{OP}: residual's scale / out_scale is not finite in float32 (A0); use smaller scales")
+    return ratio

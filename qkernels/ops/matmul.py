@@ -13,6 +13,7 @@ from qkernels.arrays import as_array, has_mask, has_own_matmul, is_torch, leadin
 from qkernels.bounds import K_BOUND, K_CHUNK, check_int32, sign_of
 from qkernels.kernel import Kernel, Problem
 from qkernels.ops import on_device
+from qkernels.ops.device_tensor import lying
 from qkernels.ops.on_device import on_device as _on_device
 from qkernels.tensor import QTensor
 from qkernels.weight import PackedLinear, PackedMatrix
@@ -357,6 +358,10 @@ def _problem_of(
     overflow: str = "error",
 ) -> Problem | str:
     if isinstance(a, QTensor) or isinstance(b, QTensor):
+        if _on_device(*map(lying, (a, b)), out):
+            from qkernels.ops.qmatmul import product_on_device
+
+            return product_on_device(a, b, out, dtype).problem()
         codes = [x._plain() if isinstance(x, QTensor) else x for x in (a, b)]
         return _problem_of(*codes) if all(map(_is_ours, codes)) else "a product with a QTensor, of dequantized values"
     if _on_device(a, b, out):

@@ -12,17 +12,27 @@ import numpy as np
 
 from qkernels import dispatch
 from qkernels.bounds import K_CHUNK
-from qkernels.device import DeviceArray, is_on_device, same_device, view
-from qkernels.dtypes import CODE_TYPES, FLOAT_TYPES, bits_of, container, known, limits, listed, name_of
-from qkernels.kernel import Kernel, Multipliers, Problem, Scales
-from qkernels.scales import Grain
-from qkernels.tensor import QTensor
+from qkernels.device import DeviceArray, is_on_device, same_device, seen_as, view
+from qkernels.dtypes import container, limits, name_of
+from qkernels.kernel import Kernel, Multipliers, Problem
+from qkernels.ops.device_tensor import (
+    LETTERS,
+    DeviceQTensor,
+    Room,
+    as_kernels_write,
+    blank,
+    element_problem,
+    kept_there,
+    of_scale,
+    parts,
+    problem_on,
+    real_numbers,
+    scales_there,
+    there,
+)
 from qkernels.weight import DeviceMatrix, padded
 
 LAYOUT = "nk16"
-FLOATS = ("float32", "float16", "bfloat16")
-LETTERS = {"int8": "s8", "uint8": "u8", "int16": "s16", "uint16": "u16", "int32": "s32", "float32": "f32",
-           "float16": "f16", "bfloat16": "bf16"}  # fmt: skip
 
 
 def stand_in(x: Any, dtype: Any = None) -> Any:
@@ -35,18 +45,9 @@ def stand_in(x: Any, dtype: Any = None) -> Any:
     return np.broadcast_to(np.zeros((), found.dtype if dtype is None else dtype), found.shape)
 
 
-def lying(x: Any) -> Any:
-    """What of x lies somewhere: of a QTensor on a GPU its codes."""
-    return x.data if isinstance(x, DeviceQTensor) else x
-
-
 def on_device(*operands: Any) -> bool:
     """Is any of them for these functions?"""
     return any(isinstance(x, DeviceMatrix) or (x is not None and is_on_device(x)) for x in operands)
-
-
-def problem_on(x: DeviceArray, op: str, types: str, m: int, n: int, k: int = 1, layout: str = "") -> Problem:
-    return Problem(op, types, m, n, k, layout, f"cuda:{x.device}")
 
 
 # ---------------------------------------------------------------- matmul
@@ -66,9 +67,10 @@ class Product:
             return
         zeros = [(0 if is_on_device(zero) else zero) for zero in (a_zero, b_zero)]
         call: Any = _check(stand_in(a), stand_in(b), None, dtype, zeros[0], zeros[1], overflow)
-        if call is None or call.dtype.name not in ("int32", "int64"):
-            raise ValueError(f"matmul: dtype={dtype!r} on a GPU, wanted int32 or int64")
-        self.dtype = call.dtype.name
+        if call is None:
+            raise ValueError(f"matmul: dtype={dtype!r} of integers on a GPU, wanted a type of integers")
+        self.dtype = call.dtype.name  # sums are int64 where that is wide, else int32, whose bits the others are made of
+        self.sums = "int64" if call.dtype.itemsize == 8 else "int32"
         self.like = x = view(a)
         self.visible, self.k = call.visible, call.a.shape[-1]
         self.empty = 0 in call.shape or self.k == 0
@@ -78,11 +80,11 @@ class Product:
             w = view(b.data, x)._replace(shape=(n, self.k))
         else:
             w = view(b, x)
-            w = _turned(w) if w.ndim > 1 else w._replace(shape=(1, self.k), strides=(0, w.strides[0]))
+            w = turned_matrix(w) if w.ndim > 1 else w._replace(shape=(1, self.k), strides=(0, w.strides[0]))
         zero_is_one = np.ndim(zeros[1]) < 2 and not (is_on_device(b_zero) and len(view(b_zero).shape) > 1)
         if w.ndim == 2 and zero_is_one:  # one weight for all: the batch is only more rows
             m, batch = math.prod((*batch, m)), ()
-        self.a, self.w = _batched(x, batch, m, self.k), _batched(w, batch, n, self.k)
+        self.a, self.w = batched(x, batch, m, self.k), batched(w, batch, n, self.k)
         self.shape = (self.a.shape[0], m, n)
         self.a_zero = self._zero(a_zero, call.a_zero, (*call.shape[:-2], call.shape[-2]), (self.shape[0], m))
         self.b_zero = self._zero(b_zero, call.b_zero, (*batch, n), (self.shape[0], n))
@@ -98,25 +100,41 @@ class Product:
         target = view(out, self.like)
         if target.shape != self.visible:
             raise ValueError(f"matmul: out has shape {target.shape}, the product has {self.visible}")
-        if target.dtype != self.dtype:
-            raise TypeError(f"matmul: out has dtype {target.dtype}, wanted {self.dtype} on a GPU")
+        if not np.can_cast(self.dtype, _numpy_type(target.dtype), "safe"):
+            raise TypeError(f"matmul: out has dtype {target.dtype}, which does not hold every {self.dtype}")
         return target
 
     def problem(self) -> Problem:
         types = LETTERS[self.a.dtype] + LETTERS[self.w.dtype] + "s32"
         batch, m, n = self.shape
-        k = min(self.k, K_CHUNK) if self.dtype == "int64" else self.k
+        k = min(self.k, K_CHUNK) if self.sums == "int64" else self.k
         return problem_on(self.like, "gemm", types, batch * m, n, k, LAYOUT)
 
     def room(self) -> DeviceArray:
         """For the result: `out` itself where kernels may write there, adjacent and apart from the operands."""
         out = self.out
         if out is None or not out.contiguous or out.may_overlap(self.a) or out.may_overlap(self.w):
-            return self.like.new(self.visible, self.dtype)
-        return out
+            return self.like.new(self.visible, self.sums)
+        fits = out.dtype == self.dtype and np.dtype(self.dtype).itemsize == np.dtype(self.sums).itemsize
+        return out._replace(dtype=self.sums) if fits else self.like.new(self.visible, self.sums)
+
+    def delivered(self, result: DeviceArray) -> Any:
+        """What the caller gets of what `room` gave and `run` filled."""
+        if self.out is not None and result.pointer == self.out.pointer:
+            return self.out.owner
+        made = result.owner if self.dtype == self.sums else self._made_of(result)
+        if self.out is None:
+            return made
+        self.out.owner[...] = made
+        return self.out.owner
+
+    def _made_of(self, result: DeviceArray) -> Any:
+        """Of another type, mod 2ⁿ (A3)."""
+        same = np.dtype(self.dtype).itemsize == np.dtype(self.sums).itemsize
+        return seen_as(result.owner, self.dtype) if same else result.converted(self.dtype).owner
 
     def run(self, kernel: Kernel, result: DeviceArray) -> None:
-        if self.dtype == "int32":
+        if self.sums == "int32":
             kernel.run(self.a, self.w, result.shaped(*self.shape), self.a_zero, self.b_zero)
             return
         part = self.like.new(self.shape, "int32")
@@ -125,19 +143,23 @@ class Product:
             dispatch.add_wide_on_device(part, result.shaped(*self.shape), first > 0)
 
 
+def _numpy_type(name: str) -> Any:
+    return np.float32 if name == "bfloat16" else name  # neither holds every int32
+
+
 def _chunk(x: DeviceArray, first: int) -> DeviceArray:
     """Columns from `first` on of (batch, rows, k), one byte each."""
     batch, rows, k = x.shape
     return x._replace(pointer=x.pointer + first * x.strides[2], shape=(batch, rows, min(K_CHUNK, k - first)))
 
 
-def _turned(w: DeviceArray) -> DeviceArray:
+def turned_matrix(w: DeviceArray) -> DeviceArray:
     """(…, k, n) → (…, n, k), a view."""
     (*batch, k, n), (*steps, k_step, n_step) = w.shape, w.strides
     return w._replace(shape=(*batch, n, k), strides=(*steps, n_step, k_step), owner=w.owner.swapaxes(-1, -2))
 
 
-def _batched(x: DeviceArray, batch: tuple[int, ...], rows: int, k: int) -> DeviceArray:
+def batched(x: DeviceArray, batch: tuple[int, ...], rows: int, k: int) -> DeviceArray:
     """(…, rows, k) as (batch, rows, k): a view where strides allow, else a copy by its library."""
     if not batch:  # every axis but the last is rows
         step = _one_step(x.shape[:-1], x.strides[:-1])
@@ -175,13 +197,10 @@ def matmul(a: Any, b: Any, out: Any, dtype: Any, a_zero: Any, b_zero: Any, overf
         out[...] = 0
         return out
     kernel = dispatch.choose(call.problem())
-    direct = call.room()
-    call.run(kernel, direct)
-    if out is None:
-        return direct.owner
-    if direct is not call.out:
-        out[...] = direct.owner
-    return out
+    result = call.room()
+    call.run(kernel, result)
+    made = call.delivered(result)
+    return made if out is None else out
 
 
 def matmul_problem(a: Any, b: Any, out: Any, dtype: Any, a_zero: Any, b_zero: Any, overflow: str) -> Problem | str:
@@ -210,30 +229,11 @@ def pack(b: Any) -> DeviceMatrix:
     k, n = x.shape
     data = x.new((n, padded(k, 16)), x.dtype)
     if x.size:
-        dispatch.pack_on_device(_turned(x), data)
+        dispatch.pack_on_device(turned_matrix(x), data)
     return DeviceMatrix(data.owner, (k, n), x.dtype)
 
 
 # ---------------------------------------------------------------- elementwise
-
-
-def placed(grain: Grain, op: str) -> tuple[int, int, tuple[int, int], int, int]:
-    """A grain on a contiguous array as kernels take it: rows, inner, the scale's (rows, columns), repeat, group."""
-    shape, axes = grain.shape, grain.axes
-    if axes and axes != tuple(range(axes[0], axes[-1] + 1)):
-        raise ValueError(f"{op}: axis={grain.axis} on a GPU, wanted neighbouring axes")
-    split = axes[-1] + 1 if axes else 0
-    rows, inner = math.prod(shape[:split]), math.prod(shape[split:])
-    kept = math.prod(shape[axis] for axis in axes)
-    if grain.group_size is None:
-        return rows, inner, (kept, 1), 1, max(inner, 1)
-    if grain.group_axis != len(shape) - 1 or (axes and split != len(shape) - 1):
-        raise ValueError(
-            f"{op}: groups along axis {grain.group_axis} on a GPU, wanted the last one, after the kept axes"
-        )
-    if not axes:
-        rows, inner = math.prod(shape[:-1]), shape[-1]
-    return rows, inner, (kept, grain.groups), 1, grain.group_size
 
 
 def requantize(
@@ -246,13 +246,13 @@ def requantize(
         raise ValueError(f"requantize: out is {target.dtype} {target.shape}, wanted {code} {x.shape}")
     direct = target if target is not None and target.contiguous else x.new(x.shape, code)
     if x.size:
-        rows, inner, size, repeat, group = placed(call.grain, "requantize")
-        m, e, added, zero = (
-            None if v is None else x.constant(v.reshape(size), v.dtype.name, size) for v in call.values
-        )
-        kernel = dispatch.choose(problem_on(x, "requantize", "s32" + LETTERS[code], rows, inner))
-        by = Multipliers(call.rounding, m, e, added, zero, repeat, group)
-        kernel.run(x.whole().shaped(rows, inner), by, call.limits, direct.shaped(rows, inner))
+        values = [None if v is None else of_scale(x, v, v.dtype.name, call.grain) for v in call.values]
+        problem: Any = _requantize_problem(call, x)
+        kernel = dispatch.choose(problem)
+        for part in parts(call.grain, [x.whole(), direct], values):
+            m, e, added, zero = part.values
+            by = Multipliers(call.rounding, m, e, added, zero, part.repeat, part.group)
+            kernel.run(part.arrays[0], by, call.limits, part.arrays[1])
     if out is None:
         return direct.owner
     if direct is not target:
@@ -270,29 +270,25 @@ def _requantize_call(
     return call, view(acc)
 
 
+def _requantize_problem(call: Any, x: DeviceArray) -> Problem | str:
+    return element_problem(x, "requantize", "s32" + LETTERS[container(call.dtype).name], call.grain)
+
+
 def requantize_problem(*arguments: Any) -> Problem | str:
-    call, x = _requantize_call(*arguments)
-    if not x.size:
-        return "nothing to compute: an empty array needs no kernel"
-    rows, inner, *_ = placed(call.grain, "requantize")
-    return problem_on(x, "requantize", "s32" + LETTERS[container(call.dtype).name], rows, inner)
+    return _requantize_problem(*_requantize_call(*arguments))
 
 
-def quantize(
-    x: Any, scale: Any, zero_point: Any, dtype: Any, axis: Any, group_size: Any, group_axis: Any, scale_dtype: Any,
-    two_level: Any,
-) -> DeviceQTensor:  # fmt: skip
-    call, source = _quantize_call(x, scale, zero_point, dtype, axis, group_size, group_axis, scale_dtype, two_level)
-    code = container(call.dtype).name
-    out = source.new(source.shape, code)
+def quantize(*arguments: Any) -> DeviceQTensor:
+    """A7, of a scale that is given. The arguments are those of `_quantize_call`."""
+    call, source = _quantize_call(*arguments)
+    room = Room(source, source.shape, call.dtype)
     if source.size:
-        rows, inner, _, repeat, group = placed(call.grain, "quantize")
-        problem = problem_on(source, "quantize", LETTERS[source.dtype] + LETTERS[code], rows, inner)
+        problem: Any = _quantize_problem(call, source)
         kernel = dispatch.choose(problem)
-        by = Scales(*_scales(source, call.scale, call.zero, call.grain), repeat, group)
-        kernel.run(source.whole().shaped(rows, inner), by, limits(call.dtype), out.shaped(rows, inner))
-    parts = (call.scale, call.zero, call.dtype, call.grain, call.scale_dtype, None, "numpy")
-    made: Any = DeviceQTensor._make(out.owner, *parts)
+        values = scales_there(source, call.scale, call.zero, call.grain)
+        for part in parts(call.grain, [source.whole(), room.codes], values):
+            kernel.run(part.arrays[0], part.scales(), limits(call.dtype), part.arrays[1])
+    made: DeviceQTensor = room.tensor(call.scale, call.zero, call.grain, call.scale_dtype)
     return made
 
 
@@ -302,97 +298,17 @@ def _quantize_call(
 ) -> tuple[Any, DeviceArray]:  # fmt: skip
     from qkernels.ops.quantize import _check
 
+    same_device("quantize", x=x, scale=there(scale), zero_point=there(zero_point))
     source = real_numbers(x, "quantize")
-    whole_bytes(dtype, "quantize")
-    blank = stand_in(x, np.float32)
-    call = _check(
-        blank, scale, zero_point, dtype, axis, group_size, group_axis, True, scale_dtype, two_level, "quantize"
-    )  # fmt: skip
-    return call, source
+    rest = dtype, axis, group_size, group_axis, True, scale_dtype, two_level, "quantize"
+    call = _check(stand_in(x, np.float32), blank(scale), blank(zero_point), *rest)
+    return call._replace(**kept_there(call, scale, zero_point)), source
 
 
-def real_numbers(x: Any, op: str) -> DeviceArray:
-    """x as kernels read floats; float64 is rounded by its library first (A1)."""
-    found = view(x)
-    if found.dtype not in FLOAT_TYPES:
-        raise TypeError(f"{op}: x has dtype {found.dtype}, wanted one of {listed(FLOAT_TYPES)}")
-    return found if found.dtype in FLOATS else found.converted("float32")
-
-
-def whole_bytes(dtype: Any, op: str) -> str:
-    """The name of a type of codes that kernels write."""
-    name = known(dtype, CODE_TYPES, op)
-    if bits_of(name) < 8:
-        raise ValueError(f"{op}: dtype={name!r} on a GPU, wanted codes of 8 or 16 bits")
-    return name
+def _quantize_problem(call: Any, source: DeviceArray) -> Problem | str:
+    types = LETTERS[source.dtype] + LETTERS[as_kernels_write(source.shape, call.dtype)]
+    return element_problem(source, "quantize", types, call.grain)
 
 
 def quantize_problem(*arguments: Any) -> Problem | str:
-    call, source = _quantize_call(*arguments)
-    if not source.size:
-        return "nothing to compute: an empty array needs no kernel"
-    rows, inner, *_ = placed(call.grain, "quantize")
-    return problem_on(source, "quantize", LETTERS[source.dtype] + LETTERS[container(call.dtype).name], rows, inner)
-
-
-def _scales(beside: DeviceArray, scale: Any, zero: Any, grain: Grain) -> tuple[DeviceArray, DeviceArray | None]:
-    """On the device, of the shape that kernels take; a zero point that is zero is none."""
-    size = placed(grain, "scales")[2]
-    if isinstance(zero, int) and zero == 0:
-        return _values(beside, scale, "float32", size), None
-    return _values(beside, scale, "float32", size), _values(beside, zero, "int32", size)
-
-
-def _values(beside: DeviceArray, values: Any, dtype: str, size: tuple[int, int]) -> DeviceArray:
-    if is_on_device(values):
-        return view(values, beside).shaped(*size)
-    return beside.constant(values if np.ndim(values) == 0 else np.reshape(values, size), dtype, size)
-
-
-class DeviceQTensor(QTensor):
-    """A QTensor whose codes lie on a GPU. Scale and zero point are host values where they were given, and arrays there
-    (float32, int32) where they were found."""
-
-    __slots__ = ()
-
-    @property
-    def data(self) -> Any:
-        return self._data
-
-    @property
-    def scale(self) -> Any:
-        return view(self._scale).converted(self._scale_dtype).owner if is_on_device(self._scale) else super().scale
-
-    @property
-    def zero_point(self) -> Any:
-        return view(self._zero).converted(self.dtype).owner if is_on_device(self._zero) else super().zero_point
-
-    def codes(self) -> Any:
-        return self._data
-
-    def _plain(self) -> np.ndarray:
-        raise TypeError(
-            "QTensor: its codes are on a GPU; matmul(q.codes(), …) multiplies them there, dequantize() works"
-        )
-
-    def dequantize(self, dtype: Any = "float32") -> Any:
-        name = known(dtype, FLOATS, "dequantize")
-        q = view(self._data)
-        out = q.new(q.shape, name)
-        if q.size:
-            rows, inner, _, repeat, group = placed(self._grain, "dequantize")
-            by = Scales(*_scales(q, self._scale, self._zero, self._grain), repeat, group)
-            kernel = dispatch.choose(self._problem(name))
-            kernel.run(q.whole().shaped(rows, inner), by, out.shaped(rows, inner))
-        return out.owner
-
-    def _problem(self, name: str) -> Problem:
-        q = view(self._data)
-        rows, inner, *_ = placed(self._grain, "dequantize")
-        return problem_on(q, "dequantize", LETTERS[q.dtype] + LETTERS[name], rows, inner)
-
-    def dequantize_problem(self, name: str) -> Problem | str:
-        return self._problem(name) if self.size else "nothing to compute: an empty array needs no kernel"
-
-    def __repr__(self) -> str:
-        return f"QTensor({self.dtype} {self.shape}, {self._grain}, on cuda:{view(self._data).device})"
+    return _quantize_problem(*_quantize_call(*arguments))

@@ -17,15 +17,13 @@ from qkernels.device import DeviceArray, is_on_device, same_device, view
 from qkernels.dtypes import limits, listed
 from qkernels.kernel import Problem
 from qkernels.ops import fused
-from qkernels.ops.linear_on_device import activates, check_bias
-from qkernels.ops.on_device import FLOATS, LETTERS, DeviceQTensor, problem_on
-from qkernels.scales import Grain
+from qkernels.ops.device_tensor import FLOATS, LETTERS, problem_on
+from qkernels.ops.linear_on_device import activates, check_bias, of_codes
 from qkernels.tensor import QTensor
 from qkernels.weight import PackedLinear, padded
 from qkernels.weight_blocks import blocks_of, refuses
 
 OP = "linear"
-COMPUTE = ("int8", "float32", "bfloat16")
 
 _brought: WeakKeyDictionary[PackedLinear, dict[tuple[int, str], Any]] = WeakKeyDictionary()
 
@@ -91,8 +89,6 @@ def check(
     x: Any, packed: PackedLinear, bias: Any, activation: Any, residual: Any, out_scale: Any, out_zero_point: Any,
     out_dtype: Any, rounding: Any, compute: Any, out: Any,
 ) -> Call:  # fmt: skip
-    if compute not in COMPUTE:
-        raise ValueError(f"{OP}: compute={compute!r}, wanted one of {listed(COMPUTE)}")
     found = view(x)
     if found.dtype not in FLOATS:
         raise TypeError(f"{OP}: x has dtype {found.dtype}, wanted {listed(FLOATS)} on a GPU")
@@ -164,8 +160,7 @@ def run(call: Call) -> Any:
     dispatch.choose(problem).run(rows, weight, out.shaped(m, n), fields)
     if wishes.kind == "float":
         return out.owner
-    parts: tuple[Any, ...] = (wishes.scale, wishes.zero, wishes.dtype, Grain(wishes.shape), "float32", None, "numpy")
-    return DeviceQTensor._make(out.owner, *parts)
+    return of_codes(out, wishes)
 
 
 def _quantized(x: DeviceArray, m: int, k: int) -> tuple[DeviceArray, DeviceArray]:

@@ -11,6 +11,7 @@ import numpy as np
 from qkernels.arrays import as_array, is_torch, library_of, new_floats
 from qkernels.bounds import K_BOUND_ZERO
 from qkernels.dtypes import FLOAT_TYPES, known, name_of
+from qkernels.ops import products_on_device
 from qkernels.ops.dequantize import values
 from qkernels.rounding import fma32
 from qkernels.scales import GROUPED, KEPT, Grain, listed_axes
@@ -36,10 +37,29 @@ def qmatmul(a: Any, b: Any, out: Any = None, dtype: Any = None) -> Any:
     scales, y = f32(f32(acc) · f32(sa_i · sb_j)); where one is grouped along the reduction, A10. Else: the dequantized
     values multiplied by their own library, in float32 (float64 with a float64 operand). a (…, m, k) may have scales of
     rows, b (…, k, n) of columns, either may be grouped along k; batches broadcast.
+    On a GPU: codes of 8 bits or fewer (no instruction there multiplies wider ones) without groups along k, which
+    `linear` has, and k up to what int32 holds, by the types.
     dtype  of the result: default the float type of the float operand, float32 of two of integers.
     Raises  ValueError shapes, or a scale along another axis (the message says which would fit) · TypeError out, dtype.
     """
     a, b = (x if hasattr(x, "shape") else np.asarray(x) for x in (a, b))
+    a_roles, b_roles, shape = _sizes(a, b)
+    if products_on_device.wanted(a, b, out):
+        return product_on_device(a, b, out, dtype).run()
+    return deliver(multiply("matmul", a, b, a_roles, b_roles, np.matmul), shape, a, b, out, dtype)
+
+
+def product_on_device(a: Any, b: Any, out: Any, dtype: Any) -> products_on_device.Call:
+    """The same of arrays on a GPU, checked."""
+    a_roles, b_roles, shape = _sizes(a, b)
+    for name, x, roles in (("a", a, a_roles), ("b", b, b_roles)):
+        if isinstance(x, QTensor):
+            check_scale("matmul", name, x, roles)
+    return products_on_device.Call(a, b, out, dtype, shape)
+
+
+def _sizes(a: Any, b: Any) -> tuple[Roles, Roles, tuple[int, ...]]:
+    """(whose axes are which, of a and of b; the product's shape)."""
     a_shape, b_shape = tuple(a.shape), tuple(b.shape)
     a_ndim, b_ndim = len(a_shape), len(b_shape)
     if not a_ndim or not b_ndim:
@@ -54,8 +74,7 @@ def qmatmul(a: Any, b: Any, out: Any = None, dtype: Any = None) -> Any:
         batch = np.broadcast_shapes(a_shape[:-2], b_shape[:-2])
     except ValueError:
         raise ValueError(f"matmul: the batch dimensions of a {a_shape} and b {b_shape} do not broadcast") from None
-    shape = (*batch, *(a_shape[-2:-1]), *(b_shape[-1:] if b_ndim > 1 else ()))
-    return deliver(multiply("matmul", a, b, a_roles, b_roles, np.matmul), shape, a, b, out, dtype)
+    return a_roles, b_roles, (*batch, *(a_shape[-2:-1]), *(b_shape[-1:] if b_ndim > 1 else ()))
 
 
 def multiply(op: str, a: Any, b: Any, a_roles: Roles, b_roles: Roles, plain: Callable[..., Any]) -> np.ndarray:

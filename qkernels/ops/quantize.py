@@ -122,10 +122,7 @@ def _check(
     stored = known(scale_dtype, SCALE_TYPES, op, "scale_dtype")
     array, real = as_reals(x, op, "x")
     grain = grain_of(array.shape, axis, group_size, group_axis, op)
-    if two_level and (grain.group_size is None or stored != "float32"):
-        raise ValueError(
-            f"{op}: two_level goes with a group_size and scale_dtype float32, got {group_size} and {stored}"
-        )
+    check_two_level(op, two_level, grain, stored)
     if scale is not None:
         if two_level:
             raise ValueError(f"{op}: two_level finds the scale, so none can be given")
@@ -147,6 +144,13 @@ def _check(
     else:
         zero = owned(codes_of_zero.astype(container(name)))
     return _Call(array, real, owned(np.asarray(found, F32)), zero, name, grain, stored, factors)
+
+
+def check_two_level(op: str, two_level: bool, grain: Grain, stored: str) -> None:
+    if two_level and (grain.group_size is None or stored != "float32"):
+        raise ValueError(
+            f"{op}: two_level goes with a group_size and scale_dtype float32, got {grain.group_size} and {stored}"
+        )
 
 
 def _two_levels(ideal: np.ndarray, grain: Grain) -> tuple[np.ndarray, np.ndarray]:

@@ -9,9 +9,9 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from qkernels import dispatch
-from qkernels.device import DeviceArray, is_on_device, view
+from qkernels.device import DeviceArray, is_on_device
 from qkernels.dtypes import bits_of, limits
-from qkernels.ops.on_device import DeviceQTensor
+from qkernels.ops.device_tensor import DeviceQTensor
 from qkernels.weight import PackedLinear, padded
 
 F32, S32 = np.float32, np.int32
@@ -30,7 +30,7 @@ class Weight:
         return self._columns
 
 
-class _Types:
+class Types:
     """Magnitudes of columns that were not read: those of the types."""
 
     def __init__(self, n: int, k: int, largest: int):
@@ -48,15 +48,11 @@ def weight_on(beside: DeviceArray, weight: Any, op: str) -> Weight:
     """The weight on the device of `beside`; made once."""
     there = _brought.setdefault(weight, {})
     if beside.device not in there:
-        there[beside.device] = (
-            _there(weight, op) if isinstance(weight, DeviceQTensor) else _brought_by(beside, weight, op)
-        )
+        there[beside.device] = _there(weight, op) if isinstance(weight, DeviceQTensor) else _brought_by(beside, weight)
     return there[beside.device]
 
 
-def _brought_by(beside: DeviceArray, packed: PackedLinear, op: str) -> Weight:
-    if packed.group_size is not None:
-        raise ValueError(f"{op}: weight has groups along k on a GPU, wanted one scale or axis=0")
+def _brought_by(beside: DeviceArray, packed: PackedLinear) -> Weight:
     n, k = packed.shape
     columns = packed.columns()
     plain = packed.unpack().codes()  # of 4 and 2 bits too, one a byte
@@ -74,12 +70,10 @@ def _there(weight: DeviceQTensor, op: str) -> Weight:
 
     if weight.ndim != 2:
         raise ValueError(f"{op}: weight has shape {weight.shape}, wanted (n, k)")
-    if bits_of(weight.dtype) != 8:
-        raise ValueError(f"{op}: weight is of {weight.dtype} on a GPU, wanted codes of 8 bits")
+    if bits_of(weight.dtype) > 8:
+        raise ValueError(f"{op}: weight is of {weight.dtype}, wanted codes of 8 bits or fewer")
     check_scale(op, "weight", weight, Roles((), (0,), (1,)))
-    if weight.group_size is not None:
-        raise ValueError(f"{op}: weight has groups along k on a GPU, wanted one scale or axis=0")
-    (n, k), codes, scale, zero = weight.shape, view(weight.data), weight._scale, weight._zero
+    (n, k), codes, scale, zero = weight.shape, weight.lies(), weight._scale, weight._zero
     grain = weight._grain
     scales = math.prod(grain.scale_shape)
     matrix = codes._replace(shape=(1, n, k), strides=(0, *codes.strides))
@@ -93,4 +87,4 @@ def _there(weight: DeviceQTensor, op: str) -> Weight:
     factor = dispatch.Factor(
         matrix, codes.constant(scale.reshape(shape), "float32", shape), int(scales > 1), factor_zero
     )
-    return Weight(factor, scales, known, _Types(n, k, max(high - least, most - low)))
+    return Weight(factor, scales, known, Types(n, k, max(high - least, most - low)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,6 +32,8 @@ class QWeight(torch.nn.Module):  # type: ignore[misc]
     A cast (`model.half()`, `.to(torch.bfloat16)`) leaves all of them as they are: it says what activations shall be.
     """
 
+    optional: tuple[str, ...] = OPTIONAL
+
     def __init__(self, shape: tuple[int, ...], dtype: Any, group_size: int | None, scale_dtype: Any, device: Any):
         super().__init__()
         self.weight_shape, self.dtype = tuple(shape), known(dtype, CODE_TYPES, type(self).__name__)
@@ -43,9 +45,9 @@ class QWeight(torch.nn.Module):  # type: ignore[misc]
         self.register_buffer("weight", torch.zeros(packed, dtype=kind, device=device))
         scale = torch.ones(grain.scale_shape, dtype=getattr(torch, stored), device=device)
         self.register_buffer("weight_scale", scale)
-        for name in OPTIONAL:
+        for name in self.optional:
             self.register_buffer(name, None)
-        self._memo, self._ranges = Memo(), Memo()
+        self._memo = Memo()
 
     def _take(self, q: QTensor, bias: Any) -> None:
         parts = weights.parts_of(q)
@@ -91,7 +93,7 @@ class QWeight(torch.nn.Module):  # type: ignore[misc]
         return self
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        for name in OPTIONAL:
+        for name in self.optional:
             given, mine = state_dict.get(prefix + name), self._buffers[name]
             if given is not None and (mine is None or mine.shape != given.shape):
                 self._buffers[name] = torch.empty_like(given, device=self.weight.device)
@@ -114,7 +116,15 @@ class QWeight(torch.nn.Module):  # type: ignore[misc]
         said += [f"activation={self.activation!r}"] if getattr(self, "activation", None) else []
         said += ["static input"] if self.input_scale is not None else []
         said += ["codes out"] if self.output_scale is not None else []
+        said += ["through a table"] if getattr(self, "table", None) is not None else []
         return ", ".join(said)
+
+
+class _Ready(NamedTuple):
+    """A layer's buffers as kernels take them."""
+
+    packed: Any
+    static: Any  # ops.prepared, or None
 
 
 class QLinear(QWeight):
@@ -127,10 +137,12 @@ class QLinear(QWeight):
     activation  as of `qkernels.linear`
     compute     "int8": exact integers. "float32", "bfloat16": x stays as it is, for weights in 4 bits (A11)
     out_dtype   torch.float32, float16 or bfloat16; None: x's type, float32 of codes. With an output_scale the result is
-                codes
+                codes; `then` sends them through a table
 
     There is no gradient.
     """
+
+    optional = (*OPTIONAL, "table")
 
     def __init__(
         self, in_features: int, out_features: int, bias: bool = True, *, dtype: Any = "int8",
@@ -170,29 +182,57 @@ class QLinear(QWeight):
         made = cls.from_qtensor(q, module.bias, activation=activation, compute=compute, out_dtype=out_dtype)
         return made.to(module.weight.device).train(module.training)
 
+    def then(self, function: Any, out_scale: Any = None, out_zero_point: Any = 0) -> QLinear:
+        """function(y) of the codes y, as `qkernels.lookup` takes it; None: none any more. Where scale and zero point
+        are not given they are y's own.
+
+        Raises  ValueError no output range (`set_ranges`) · and what `qkernels.lookup` raises.
+        """
+        if function is None:
+            self.table = None
+            return self
+        if self.output_scale is None:
+            raise ValueError("QLinear.then: the layer has no output range: a table is of codes; call set_ranges first")
+        zero = self.output_zero_point
+        dtype = "uint8" if getattr(zero, "dtype", None) is torch.uint8 else "int8"
+        scale, point = self.output_scale.item(), 0 if zero is None else int(zero.item())
+        to = (scale, point) if out_scale is None else (out_scale, out_zero_point)
+        self.table = _table(function, scale, point, to[0], to[1], dtype).to(self.weight.device)
+        return self
+
     def forward(self, x: Any, residual: Any = None) -> Any:
         """residual: of the result's shape, floats, added before the activation."""
-        parts = self._parts()
         if torch.compiler.is_compiling() or not ops.eager(x):
-            return torch.ops.qkernels.linear(
-                x, *parts, self.bias, dtype=self.dtype, group_size=self.group_size, x_scale=self.input_scale,
-                x_zero_point=self.input_zero_point, compute=self.compute, residual=residual,
-                out_dtype=self._out_name(), **self._finish(),
-            )  # fmt: skip
-        packed = self._memo.of(parts, weights.pack_linear, self.in_features, self.dtype, self.group_size)
-        buffers = self._buffers
-        if buffers["input_scale"] is None and buffers["output_scale"] is None and self.compute == "int8":
-            y = ops.short_linear(x, packed, buffers["bias"], self.activation, residual, self.out_dtype or x.dtype)
-            if y is not None:
-                return y
-        elif buffers["input_scale"] is not None and residual is None and self.compute == "int8":
-            by = self._ranges.of(tuple(buffers[name] for name in RANGES), ops.Static.of)
-            to = self.out_dtype or (x.dtype if x.is_floating_point() else torch.float32)
-            y = ops.short_static_linear(x, packed, buffers["bias"], self.activation, by, to)
+            return self._operator(x, residual)
+        buffers = self._buffers  # attributes of a module take five times as long
+        ready = self._memo.of(tuple(buffers.values()), self._ready)
+        if self.compute == "int8":
+            if ready.static is not None:
+                to = self.out_dtype or (x.dtype if x.is_floating_point() else torch.float32)
+                y = ops.short_static_linear(x, ready.static, self.activation, residual, to)
+            elif buffers["input_scale"] is None and buffers["output_scale"] is None:
+                to = self.out_dtype or x.dtype
+                y = ops.short_linear(x, ready.packed, buffers["bias"], self.activation, residual, to)
+            else:
+                y = None
             if y is not None:
                 return y
         finish = {**ops.FINISH, **self._finish(), "residual": residual, "out_dtype": self._out_name()}
-        return ops.linear(x, packed, self.bias, self.input_scale, self.input_zero_point, self.compute, finish)
+        y = ops.linear(x, ready.packed, self.bias, self.input_scale, self.input_zero_point, self.compute, finish)
+        return y if self.table is None else torch.ops.qkernels.lookup(y, self.table)
+
+    def _ready(self, *_: Any) -> _Ready:
+        packed = weights.pack_linear(*self._parts(), self.in_features, self.dtype, self.group_size)
+        ranges = tuple(self._buffers[name] for name in RANGES)
+        return _Ready(packed, ops.prepared(packed, self.bias, ranges, self.table))
+
+    def _operator(self, x: Any, residual: Any) -> Any:
+        y = torch.ops.qkernels.linear(
+            x, *self._parts(), self.bias, dtype=self.dtype, group_size=self.group_size, x_scale=self.input_scale,
+            x_zero_point=self.input_zero_point, compute=self.compute, residual=residual, out_dtype=self._out_name(),
+            **self._finish(),
+        )  # fmt: skip
+        return y if self.table is None else torch.ops.qkernels.lookup(y, self.table)
 
     def _out_name(self) -> str | None:
         return None if self.out_dtype is None else name_of(self.out_dtype)
@@ -236,7 +276,8 @@ class QEmbedding(QWeight):
         return made.to(module.weight.device).train(module.training)
 
     def forward(self, indices: Any) -> Any:
-        codes = _unpacked(self.weight[indices], self.embedding_dim, self.dtype)
+        rows = torch.nn.functional.embedding(indices, self.weight)  # indexing takes four times as long
+        codes = _unpacked(rows, self.embedding_dim, self.dtype)
         if self.weight_zero_point is not None:
             zero = self._of_rows(self.weight_zero_point, indices)
             codes = codes.to(torch.int32) - zero.to(torch.int32)
@@ -267,6 +308,13 @@ def _unpacked(data: Any, length: int, dtype: str) -> Any:
     return codes if dtype.startswith("u") else codes - ((codes >> (bits - 1)) << bits)
 
 
+def _table(function: Any, in_scale: Any, in_zero: int, out_scale: Any, out_zero: int, dtype: str) -> Any:
+    """The codes of function(code), the lowest code's first."""
+    low, high = limits(dtype)
+    codes = QTensor(np.arange(low, high + 1).astype(dtype), in_scale, in_zero)
+    return torch.from_numpy(qkernels.lookup(codes, function, out_scale, out_zero).codes().copy())
+
+
 class QLookup(torch.nn.Module):  # type: ignore[misc]
     """Any function of codes, by a table of 256                                                       arithmetic.md A15
 
@@ -279,10 +327,8 @@ class QLookup(torch.nn.Module):  # type: ignore[misc]
         dtype: str = "int8",
     ) -> None:  # fmt: skip
         super().__init__()
-        low, high = limits(dtype)
-        codes = QTensor(np.arange(low, high + 1).astype(dtype), in_scale, in_zero_point)
-        table = qkernels.lookup(codes, function, out_scale, out_zero_point).codes()
-        self.register_buffer("table", torch.from_numpy(table.copy()))
+        table = _table(function, in_scale, in_zero_point, out_scale, out_zero_point, dtype)
+        self.register_buffer("table", table)
 
     def forward(self, codes: Any) -> Any:
         return torch.ops.qkernels.lookup(codes, self.table)

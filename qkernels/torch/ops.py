@@ -8,7 +8,7 @@ first use and found again by the tensor of its codes; writing to it (`copy_`, `l
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ import qkernels
 from qkernels import activations
 from qkernels.arrays import float_name
 from qkernels.dtypes import container
-from qkernels.ops.linear import of_codes, of_tensors
+from qkernels.ops.linear import of_static, of_tensors, prepare_static
 from qkernels.scales import Grain
 from qkernels.tensor import QTensor
 from qkernels.torch import weights
@@ -148,37 +148,26 @@ def short_linear(x: Any, packed: Any, bias: Any, activation: Any, residual: Any,
     return of_tensors(x, packed._handle, bias, _SHORT.get(activation, activation), residual, name)
 
 
-class Static(NamedTuple):
-    """Scales and zero points of a layer's inputs and outputs, as numbers."""
-
-    scale: Any  # float32 (), NumPy
-    zero: int
-    dtype: str
-    out_scale: float | None
-    out_zero: int
-
-    @classmethod
-    def of(cls, scale: Any, zero: Any, out_scale: Any, out_zero: Any) -> Static:
-        kept = np.array(number(scale, "linear", "x_scale"), np.float32)
-        to = number(out_scale, "linear", "out_scale")
-        zeros = [number(zero, "linear", "x_zero_point") or 0, number(out_zero, "linear", "out_zero_point") or 0]
-        return cls(kept, zeros[0], "uint8" if getattr(zero, "dtype", None) is torch.uint8 else "int8", to, zeros[1])
+def prepared(packed: Any, bias: Any, ranges: tuple[Any, ...], table: Any) -> Any:
+    """What `short_static_linear` takes, of an input's and an output's scale and zero point and a table of the output's
+    codes; or None, "the long way"."""
+    scale, zero, out_scale, out_zero = ranges
+    if scale is None:
+        return None
+    at, to = (number(value, "linear", "zero_point") or 0 for value in (zero, out_zero))
+    signed = getattr(zero, "dtype", None) is not torch.uint8
+    if out_scale is not None and signed is (getattr(out_zero, "dtype", None) is torch.uint8):
+        return None  # codes of the other type
+    floats, entries = (None if t is None else t.detach().cpu().numpy() for t in (bias, table))
+    by = number(out_scale, "linear", "out_scale")
+    return prepare_static(packed, floats, number(scale, "linear", "x_scale"), at, signed, by, to, entries)
 
 
-def short_static_linear(x: Any, packed: Any, bias: Any, activation: Any, by: Static, dtype: Any) -> Any:
+def short_static_linear(x: Any, ready: Any, activation: Any, residual: Any, dtype: Any) -> Any:
     """linear(x, …) of codes, or of floats that become codes in one scale, on the CPU; or None, "the long way"."""
-    if packed._handle is None or not (by.out_scale is not None or dtype is torch.float32) or x.device.type != "cpu":
-        return None
-    if x.dtype is torch.float32:
-        codes = qkernels.quantize(x.detach().numpy(), by.scale, by.zero, dtype=by.dtype)._data
-    elif float_name(x) == by.dtype:
-        codes = x.numpy()
-    else:
-        return None
-    clamp = _SHORT.get(activation, activation)
-    floats = None if bias is None else bias.numpy()
-    y = of_codes(codes, packed._handle, floats, clamp, None, by.scale, by.zero, by.out_scale, by.out_zero)
-    return None if y is None else torch.from_numpy(y)
+    if residual is not None and residual.dtype is not torch.float32:
+        residual = residual.float()
+    return of_static(x, ready, _SHORT.get(activation, activation), residual, _NAMES.get(dtype))
 
 
 # ---------------------------------------------------------------- what they compute

@@ -19,7 +19,7 @@ from qkernels.torch.conv import QConv2d
 from qkernels.torch.modules import QLinear
 from qkernels.torch.network import NAMED, clamped_codes
 from qkernels.torch.ops import as_tensor, eager
-from qkernels.torch.weights import pack_conv, pack_linear
+from qkernels.torch.weights import pack_conv
 
 NAMES = ("input_scale", "input_zero_point", "output_scale", "output_zero_point", "bias", "weight_scale")
 CODES = {torch.int8: "int8", torch.uint8: "uint8"}
@@ -94,7 +94,7 @@ class StaticLinear(_Static, QLinear):
         known = self.known(x) if residual is None else None
         if known is None:
             return super().forward(x, residual)
-        packed = self._memo.of(self._parts(), pack_linear, self.in_features, self.dtype, self.group_size)
+        packed = self._memo.of(tuple(self._buffers.values()), self._ready).packed
         y = qkernels.linear(known.codes(x.numpy()), packed, known.bias, **known.finish)
         return as_tensor(y) if isinstance(y, QTensor) else torch.from_numpy(y)
 

@@ -11,6 +11,7 @@ import torch
 import qkernels
 from qkernels.checks import frozen
 from qkernels.dtypes import bits_of
+from qkernels.ops.linear import tensors_state
 from qkernels.scales import grain_of
 from qkernels.tensor import QTensor
 
@@ -67,8 +68,11 @@ def data_shape(shape: tuple[int, ...], dtype: str) -> tuple[int, ...]:
     return (*shape[:-1], -(-shape[-1] // per_byte))
 
 
-def state_of(tensors: Tensors) -> Tensors:
+def state_of(tensors: Tensors) -> Any:
     """What is equal while the tensors are the same and nobody wrote to them (but through `.data`)."""
+    state = tensors_state(tensors)
+    if state is not None:
+        return state
     try:
         return tuple([None if t is None else (t.data_ptr(), t._version) for t in tensors])
     except RuntimeError:  # made in inference_mode: nobody counts what is written to them

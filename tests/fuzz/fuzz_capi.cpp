@@ -4,122 +4,11 @@
 // Pointers are NULL or lead to as much memory as the arguments themselves promise, behind which nothing may be read; a
 // call that promises more than kMost runs as a workspace query alone. `make fuzz` builds and runs this with libFuzzer;
 // without it (QK_REPLAY) the program replays inputs made from a seed, or files: tests/test_capi_fuzz.py.
-#include <qkernels.h>
-#include <stdint.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
-#include <memory>
-#include <vector>
+#include "fuzz_input.h"
 
 namespace {
-
-constexpr double kMost = 1 << 16;  // bytes behind a pointer, and products of a call: a thousand calls a second
-
-class Input {
- public:
-  Input(const uint8_t* data, size_t size) : data_(data), size_(size) {}
-
-  uint8_t byte() { return at_ < size_ ? data_[at_++] : 0; }
-  bool once_in(int n) { return byte() % n == n - 1; }
-
-  // Mostly small, sometimes at the edges of what is allowed, and beyond.
-  int64_t number() {
-    const uint8_t kind = byte();
-    static const int64_t odd[] = {0,         -1,        1,         int64_t(1) << 31, (int64_t(1) << 31) - 1, INT64_MAX,
-                                  INT64_MIN, INT32_MIN, INT32_MAX, int64_t(1) << 62, -(int64_t(1) << 31),    1 << 20};
-    if (kind >= 248) return odd[byte() % 12];
-    if (kind >= 240) {
-      uint64_t x = 0;
-      for (int i = 0; i < 8; ++i) x = x << 8 | byte();
-      return int64_t(x);
-    }
-    return kind >= 200 ? int64_t(byte()) : 1 + kind % 40;
-  }
-  int32_t small(int32_t low, int32_t high) { return once_in(64) ? int32_t(number()) : low + byte() % (high - low + 1); }
-  size_t size_of(size_t size) {
-    if (!once_in(32)) return size;
-    return once_in(2) ? size_t(number()) : size + 8;
-  }
-
- private:
-  const uint8_t* data_;
-  size_t size_, at_ = 0;
-};
-
-// Memory of one call: each block ends where what was promised ends.
-class Memory {
- public:
-  explicit Memory(Input& in) : in_(in) {}
-
-  // NULL now and then, and where it would be too much: the call is then not `possible`.
-  void* block(double bytes, bool may_be_null = true) {
-    if (may_be_null && in_.once_in(48)) return nullptr;
-    if (!(bytes >= 0 && bytes <= kMost)) {
-      possible = false;
-      return nullptr;
-    }
-    blocks_.emplace_back(new uint8_t[size_t(bytes) + 1]);
-    uint8_t* const data = blocks_.back().get();
-    for (size_t i = 0; i < size_t(bytes); ++i) data[i] = uint8_t(i * 37 + bytes_);
-    bytes_ += 11;
-    return data;
-  }
-  // Whose alignment counts: malloc's.
-  template <class T>
-  T* values(double count, bool may_be_null = true) {
-    if (may_be_null && in_.once_in(48)) return nullptr;
-    if (!(count >= 0 && count * sizeof(T) <= kMost)) {
-      possible = false;
-      return nullptr;
-    }
-    T* const data = static_cast<T*>(malloc(size_t(count) * sizeof(T) + 1));
-    memset(data, 0, size_t(count) * sizeof(T));
-    for (size_t i = 0; i < size_t(count); ++i) data[i] = T(i % 7 + 1);
-    owned_.emplace_back(data, free);
-    return data;
-  }
-  void* lines(size_t bytes) {
-    void* const data = aligned_alloc(64, (bytes + 63) / 64 * 64 + 64);
-    owned_.emplace_back(data, free);
-    memset(data, 3, bytes);
-    return data;
-  }
-
-  // A struct behind which its size says is more: zeros, or not.
-  template <class T>
-  T* extended(const T& value) {
-    if (value.size > 4096) {
-      possible = possible && value.size > 4096;
-    }
-    const size_t room = value.size > sizeof(T) && value.size <= 4096 ? value.size : sizeof(T);
-    uint8_t* const data = static_cast<uint8_t*>(calloc(1, room));
-    memcpy(data, &value, sizeof(T));
-    if (room > sizeof(T) && in_.once_in(2)) data[room - 1] = 1;
-    owned_.emplace_back(data, free);
-    return reinterpret_cast<T*>(data);
-  }
-
-  bool possible = true;
-
- private:
-  Input& in_;
-  std::vector<std::unique_ptr<uint8_t[]>> blocks_;
-  std::vector<std::unique_ptr<void, void (*)(void*)>> owned_;
-  int bytes_ = 1;
-};
-
-void pool(void*, int32_t tasks, qk_task task, void* context) {
-  for (int32_t i = tasks; i-- > 0;) task(context, i);
-}
-
-long seen[8];  // statuses
-
-int32_t noted(int32_t status) {
-  ++seen[status >= 0 && status < 7 ? status : 7];
-  return status;
-}
 
 struct Session {
   Input& in;
@@ -131,7 +20,7 @@ struct Session {
   char* text() { return in.once_in(8) ? nullptr : message; }
   size_t text_bytes() { return in.once_in(8) ? size_t(in.byte() % 160) : sizeof message; }
 
-  int32_t kernel() { return in.once_in(3) ? in.small(0, 127) : QK_ANY_KERNEL; }
+  int32_t kernel() { return in.once_in(3) ? in.small(0, 255) : QK_ANY_KERNEL; }
   qk_range range() {
     if (!in.once_in(4)) return {0, 0};
     return {in.once_in(2) ? 16 * int64_t(in.small(0, 3)) : in.number(), in.number()};
@@ -285,7 +174,8 @@ struct Session {
     a.epilogue = epilogue(a.m, n, grouped || a.a_type == QK_F32 ? in.small(QK_F32, QK_BF16) : in.small(QK_S32, QK_U16));
     a.rows = range(), a.columns = range();
     limit(double(a.m) * double(n) * double(k));
-    finish(a, qk_linear_workspace, qk_linear);
+    if (grouped && in.once_in(2)) finish(a, qk_weight_only_workspace, qk_weight_only);
+    else finish(a, qk_linear_workspace, qk_linear);
   }
 
   void limit(double products) {
@@ -377,6 +267,117 @@ struct Session {
     noted(ops[op](given, host(0, in.small(0, 5)), text(), text_bytes()));
   }
 
+  int32_t code_type() { return in.once_in(32) ? in.small(-1, 9) : in.small(QK_S8, QK_U8); }
+  float real() {
+    static const float odd[] = {0, -1, 1e-45f, 3e38f, 1e-3f, __builtin_inff(), __builtin_nanf("")};
+    return in.once_in(16) ? odd[in.byte() % 7] : float(1 + in.byte()) / 512;
+  }
+  int32_t point(int32_t type) { return in.small(type == QK_S8 ? -128 : 0, type == QK_S8 ? 127 : 255); }
+
+  template <class Args>
+  void no_workspace(const Args& args, int32_t (*run)(const Args*, const qk_host*, char*, size_t)) {
+    const Args* const given = in.once_in(64) ? nullptr : memory.extended(args);
+    if (memory.possible) noted(run(given, host(0, in.small(0, 5)), text(), text_bytes()));
+  }
+
+  void pair() {
+    qk_pair_args a = {};
+    a.size = in.size_of(sizeof a), a.kernel = in.once_in(8) ? kernel() : QK_ANY_KERNEL, a.type = code_type();
+    a.count = in.number();
+    a.a = memory.block(double(a.count)), a.b = memory.block(double(a.count)), a.out = memory.block(double(a.count));
+    a.a_scale = real(), a.b_scale = real(), a.out_scale = real();
+    a.a_zero = point(a.type), a.b_zero = point(a.type), a.out_zero = point(a.type);
+    no_workspace(a, in.once_in(2) ? qk_add : qk_mul);
+  }
+
+  void lookup() {
+    qk_lookup_args a = {};
+    a.size = in.size_of(sizeof a), a.kernel = in.once_in(8) ? kernel() : QK_ANY_KERNEL, a.type = code_type();
+    a.rows = in.number(), a.columns = in.number();
+    a.in_row = in.once_in(3) ? in.number() : 0, a.out_row = in.once_in(3) ? in.number() : 0;
+    const auto row = [&](int64_t given) { return double(given ? given : a.columns); };
+    a.in = memory.block(reach(double(a.rows), row(a.in_row), double(a.columns), 1));
+    a.out = memory.block(reach(double(a.rows), row(a.out_row), double(a.columns), 1));
+    void* const table = memory.block(256);
+    qk_rescale_table(code_type(), real(), point(a.type), real(), point(a.type), table, text(), text_bytes());
+    a.table = table;
+    no_workspace(a, qk_lookup);
+  }
+
+  void softmax() {
+    qk_softmax_args a = {};
+    a.size = in.size_of(sizeof a), a.kernel = in.once_in(8) ? kernel() : QK_ANY_KERNEL, a.type = code_type();
+    a.rows = in.number(), a.columns = in.number();
+    a.in = memory.block(double(a.rows) * double(a.columns)), a.out = memory.block(double(a.rows) * double(a.columns));
+    float* const table = memory.values<float>(256);
+    qk_softmax_table(real(), a.columns, table, text(), text_bytes());
+    a.table = table, a.out_scale = real(), a.out_zero = point(a.type);
+    no_workspace(a, qk_softmax);
+  }
+
+  // Bytes from the first element to the last, where no step leads back.
+  double reach(const int64_t (&sizes)[4], const int64_t (&step)[4]) {
+    bool any = false;
+    for (const int64_t one : step) any = any || one;
+    double last = 0, next = 1;
+    for (int d = 3; d >= 0; next *= double(sizes[d--])) {
+      if (sizes[d] < 1 || step[d] < 0) return -1;
+      last += double(sizes[d] - 1) * (any ? double(step[d]) : next);
+    }
+    return last + 1;
+  }
+
+  void pools() {
+    qk_pool_args a = {};
+    const int op = in.byte() % 3;  // 2: the whole image
+    a.size = in.size_of(sizeof a), a.kernel = in.once_in(8) ? kernel() : QK_ANY_KERNEL, a.type = code_type();
+    a.images = in.small(1, 3), a.height = in.small(1, 9), a.width = in.small(1, 9), a.channels = in.number();
+    for (int64_t* size : {&a.images, &a.height, &a.width})
+      if (in.once_in(48)) *size = in.number();
+    a.out_height = in.small(1, 5), a.out_width = in.small(1, 5);
+    for (int i = 0; i < 2; ++i) {
+      a.window[i] = in.small(1, 4), a.stride[i] = in.small(1, 3), a.before[i] = in.small(0, 2);
+      a.dilation[i] = op == 0 ? in.small(1, 2) : in.once_in(16) ? in.small(0, 2) : 1;
+      if (in.once_in(48)) a.window[i] = in.number();
+      if (in.once_in(48)) a.before[i] = in.number();
+    }
+    const bool planes = in.once_in(3);  // NCHW
+    const bool few = a.out_height > 0 && a.out_height < 99 && a.out_width > 0 && a.out_width < 99;
+    const int64_t pixels = op == 2 ? 1 : few ? a.out_height * a.out_width : 99, wide = op == 2 ? 1 : a.out_width;
+    if (planes && few && a.channels > 0 && a.channels < 4096 && a.height > 0 && a.height < 99 && a.width > 0 &&
+        a.width < 99) {
+      const int64_t x[4] = {a.channels * a.height * a.width, a.width, 1, a.height * a.width};
+      const int64_t out[4] = {a.channels * pixels, wide, 1, pixels};
+      memcpy(a.x_step, x, sizeof x), memcpy(a.out_step, out, sizeof out);
+    }
+    if (in.once_in(32)) a.x_step[in.byte() % 4] = in.number();
+    const int64_t from[4] = {a.images, a.height, a.width, a.channels};
+    const int64_t to[4] = {a.images, op == 2 ? 1 : a.out_height, wide, a.channels};
+    a.x = memory.block(reach(from, a.x_step)), a.out = memory.block(reach(to, a.out_step));
+    a.count_outside = in.small(0, 1), a.scale = real(), a.out_scale = real();
+    a.zero = point(a.type), a.out_zero = point(a.type);
+    limit(double(a.window[0]) * double(a.window[1]) * double(a.images) * double(a.channels) * double(pixels));
+    if (op == 2) finish(a, qk_global_avg_pool_workspace, qk_global_avg_pool);
+    else no_workspace(a, op == 0 ? qk_max_pool : qk_avg_pool);
+  }
+
+  void search() {
+    qk_topk_args a = {};
+    a.size = in.size_of(sizeof a), a.kernel = kernel();
+    a.corpus_type = code_type(), a.query_type = in.once_in(2) ? code_type() : a.corpus_type;
+    a.distance = in.small(0, 1);
+    a.rows = in.number(), a.dims = in.number(), a.queries = in.once_in(8) ? in.small(250, 270) : in.number();
+    a.corpus_row = in.once_in(16) ? in.number() : a.dims, a.corpus_column = in.once_in(16) ? in.number() : 1;
+    a.query_row = in.once_in(16) ? in.number() : a.dims, a.query_column = in.once_in(16) ? in.number() : 1;
+    a.k = in.once_in(2) ? in.number() : 1;
+    a.corpus = memory.block(reach(double(a.rows), double(a.corpus_row), double(a.dims), double(a.corpus_column)));
+    a.query = memory.block(reach(double(a.queries), double(a.query_row), double(a.dims), double(a.query_column)));
+    a.scores = memory.values<int32_t>(double(a.queries) * double(a.k));
+    a.indices = memory.values<int64_t>(double(a.queries) * double(a.k));
+    limit(double(a.rows) * double(a.dims) * double(a.queries));
+    finish(a, qk_topk_workspace, qk_topk);
+  }
+
   void opinions() {
     static const char* const words[] = {"gemm",
                                         "linear",
@@ -404,11 +405,11 @@ struct Session {
     const qk_problem* const given = in.once_in(64) ? nullptr : memory.extended(p);
     double cost;
     int32_t chosen, q, e;
-    qk_judge(given, in.small(-2, 127), in.once_in(8) ? nullptr : &cost, text(), text_bytes());
+    qk_judge(given, in.small(-2, 253), in.once_in(8) ? nullptr : &cost, text(), text_bytes());
     qk_choose(given, in.once_in(8) ? nullptr : &chosen, text(), text_bytes());
     qk_kernel_info info = {};
     info.size = in.size_of(sizeof info);
-    if (info.size <= sizeof info || info.size > 4096) qk_kernel(in.small(-2, 127), &info, text(), text_bytes());
+    if (info.size <= sizeof info || info.size > 4096) qk_kernel(in.small(-2, 253), &info, text(), text_bytes());
     double real;
     const int64_t bits = in.number();
     memcpy(&real, &bits, sizeof real);
@@ -417,7 +418,7 @@ struct Session {
   }
 
   void run() {
-    switch (in.byte() % 5) {
+    switch (in.byte() % 10) {
       case 0:
         return gemm();
       case 1:
@@ -426,6 +427,16 @@ struct Session {
         return conv();
       case 3:
         return elementwise();
+      case 4:
+        return pair();
+      case 5:
+        return lookup();
+      case 6:
+        return softmax();
+      case 7:
+        return pools();
+      case 8:
+        return search();
       default:
         return opinions();
     }
