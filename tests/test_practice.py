@@ -29,7 +29,10 @@ WAYS = {
     "int4 groups": (P("int4", 8), 0.12), "int4 groups dynamic": (P("int4", 8, activations="dynamic"), 0.12),
     "int4 ragged groups": (P("int4", 12), 0.12), "uint4 groups": (P("uint4", 8), 0.12),
     "int4 gptq": (P("int4", rounding="gptq"), 0.15), "int2": (P("int2", weight_method="mse"), 0.6),
-    "uint8 weights": (P("uint8"), 0.03),
+    "uint8 weights": (P("uint8"), 0.03), "a scale a tensor": (P(scales="tensor"), 0.03),
+    "uint8, a scale a tensor": (P("uint8", scales="tensor"), 0.04), "dynamic, a scale a tensor": (
+        P("int4", scales="tensor", activations="dynamic", rounding="gptq", weight_method="mse"), 0.3
+    ),
 }  # fmt: skip
 
 
@@ -280,9 +283,17 @@ class Logarithm(nn.Sequential):
 @pytest.mark.parametrize(
     ("model", "data", "message"),
     [
-        (nn.Sequential(nn.Linear(4, 4)), [(torch.zeros(1, 4), torch.zeros(1, 4))], r"batch 0 \(1, 4\), \(1, 4\) .* takes"),
+        (
+            nn.Sequential(nn.Linear(4, 4)),
+            [(torch.zeros(1, 4), torch.zeros(1, 4))],
+            r"batch 0 \(1, 4\), \(1, 4\) .* takes",
+        ),
         (nn.Sequential(nn.Linear(4, 4)), [{"z": torch.zeros(1, 4)}], "does not fit .* 'z'"),
-        (nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 4)), [torch.tensor([[7]])], r"batch 0 \(1, 1\) .* out of range"),
+        (
+            nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 4)),
+            [torch.tensor([[7]])],
+            r"batch 0 \(1, 1\) .* out of range",
+        ),
         (Logarithm(nn.Linear(4, 4), nn.Linear(4, 4)), [torch.zeros(2, 4)], "'log', which goes into .* has NaN"),
     ],
     ids=["two arguments", "keyword", "ids", "NaN inside"],

@@ -29,7 +29,7 @@ def run(model: Any, x: Any, level: str) -> np.ndarray:
 
 INTEGERS = {
     "int8": P(), "uint8": P(activations="uint8"), "symmetric": P(symmetric=True), "int4": P("int4"),
-    "uint4": P("uint4"), "int2": P("int2"), "gptq": P("int4", rounding="gptq"),
+    "uint4": P("uint4"), "int2": P("int2"), "gptq": P("int4", rounding="gptq"), "tensor": P(scales="tensor"),
 }  # fmt: skip
 
 

@@ -41,6 +41,10 @@ BAD = {
     "syntax": ("qkernels_recipe = = 1\n", "cannot be read"),
     "smooth": ("qkernels_recipe = 1\nsmooth = 2.0\n", "smooth=2.0"),
     "percentile": ("qkernels_recipe = 1\n[default]\npercentile = 0\n", "percentile=0"),
+    "layers": ("qkernels_recipe = 1\nlayers = 3\n", "has 3 in layers, wanted a table"),
+    "correction": ('qkernels_recipe = 1\nbias_correction = "yes"\n', "bias_correction='yes'"),
+    "no share": ("qkernels_recipe = 1\nsmooth = true\n", "smooth=True"),
+    "two ways": ('qkernels_recipe = 1\n[default]\ngroup_size = 32\nscales = "tensor"\n', "wanted one of the two"),
     "group": ("qkernels_recipe = 1\n[default]\ngroup_size = 1\n", "group_size=1"),
 }
 
@@ -54,6 +58,13 @@ def test_bad_files(case: str, tmp_path: Path) -> None:
         qt.Recipe.load(path)
     with pytest.raises(ValueError, match=r"wanted \.json or \.toml"):
         qt.Recipe.load(tmp_path / "recipe.yaml")
+
+
+def test_bad_recipes() -> None:
+    with pytest.raises(TypeError, match="layers is list, wanted a dict"):
+        qt.Recipe(layers=[P()])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="layer 'a' is str"):
+        qt.Recipe(layers={"a": "int8"})  # type: ignore[dict-item]
 
 
 def invented(seed: int = 0) -> Sensitivity:
@@ -105,6 +116,9 @@ def test_a_budget_is_met_or_the_closest_is_named() -> None:
     assert plan.noise < found.uniform("int8").noise
     with pytest.raises(ValueError, match="no assignment costs 19 nbytes or less; the closest costs 20 nbytes"):
         found.within(19, "nbytes")
+    for budget in ("5", float("nan"), True):
+        with pytest.raises(TypeError, match=f"budget is {budget!r}, wanted a number of nbytes"):
+            found.within(budget, "nbytes")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="cost='watts'"):
         found.front("watts")
     with pytest.raises(ValueError, match="'int3', wanted one of float, int8, int4"):
@@ -132,6 +146,12 @@ def test_sensitivity_of_a_network(tmp_path: Path) -> None:
         with torch.no_grad():
             return -cases.relative(network(x), truth)
 
+    for candidates, error, message in (
+        ({}, ValueError, "is empty"), ({"float": P()}, ValueError, "always one"),
+        ({"a": "int8"}, TypeError, "'a' is 'int8'"), ({"a": P("float")}, TypeError, "wanted a Precision of codes"),
+    ):  # fmt: skip
+        with pytest.raises(error, match=message):
+            sensitivity(model, data, candidates=candidates, times=False)  # type: ignore[arg-type]
     found = sensitivity(model, data, evaluate=evaluate, times=False)
     assert list(found.options) == ["stem", "block.first", "block.second", "hidden", "last"]
     for options in found.options.values():

@@ -117,7 +117,8 @@ class Layer(Joined):
         n, size = self.weight.shape[0], precision.group_size
         # One group is no groups: a scale for each output, whose sums stay integers.
         self.group_size = size if self.how is None and size is not None and size < self.weight.shape[1] else None
-        shape = (n, -(-self.weight.shape[1] // self.group_size)) if self.group_size else (n,)
+        self.whole = precision.scales == "tensor"  # one scale for all of the weight
+        shape = (n, -(-self.weight.shape[1] // self.group_size)) if self.group_size else (1,) if self.whole else (n,)
         self.weight_scale = torch.nn.Parameter(torch.ones(shape))
         self.register_buffer("weight_zero", torch.zeros(shape))
         self.__dict__["unrounded"] = None
@@ -154,9 +155,10 @@ class Layer(Joined):
         """The weight's codes."""
         zero = self.weight_zero.cpu().numpy().astype(np.uint8 if self.precision.weights[0] == "u" else np.int8)
         same = zero.size and (zero == zero.flat[0]).all()
+        scale = self.step().detach().cpu().numpy()
         return qkernels.quantize(
-            self.weight.detach().cpu().numpy(), self.step().detach().cpu().numpy(),
-            int(zero.flat[0]) if same else zero, dtype=self.precision.weights, axis=0, group_size=self.group_size,
+            self.weight.detach().cpu().numpy(), scale[0] if self.whole else scale, int(zero.flat[0]) if same else zero,
+            dtype=self.precision.weights, axis=None if self.whole else 0, group_size=self.group_size,
         )  # fmt: skip
 
     # ---------------------------------------------------------------- the four ways to run it

@@ -74,7 +74,7 @@ def import_onnx(model: Any) -> Any:
             no ONNX model · TypeError model · OSError
     """
     import onnx
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     try:
         if isinstance(model, bytes | bytearray):

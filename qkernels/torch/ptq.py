@@ -222,12 +222,13 @@ def _least_scale(layer: Layer) -> Any:
     leaves them, would make codes of it that no int32 holds."""
     if layer.bias is None or layer.dynamic or layer.group_size:
         return torch.zeros(())
-    return layer.bias.abs() / (layer.sources[0].step() * 2.0**28)
+    bias = layer.bias.abs().amax() if layer.whole else layer.bias.abs()
+    return bias / (layer.sources[0].step() * 2.0**28)
 
 
 def by_scale(layer: Layer, weight: Any, reduce: Callable[[Any], Any]) -> Any:
     """A weight's elements that share a scale, along the last axis, reduced; of the scale's shape."""
-    rows = weight.reshape(len(weight), -1)
+    rows = weight.reshape(1 if layer.whole else len(weight), -1)
     if layer.group_size:
         short = -rows.shape[1] % layer.group_size
         rows = torch.nn.functional.pad(rows, (0, short)).reshape(len(rows), -1, layer.group_size)
