@@ -129,7 +129,8 @@ class PackedLinear(PackedMatrix):
         self.shape, self.dtype = weight.shape, weight.dtype  # type: ignore[assignment]
         self._rest = (weight._scale, weight._zero, weight._grain, weight._scale_dtype, weight._factors, weight._library)
         self._columns: dict[int, Columns] = {}
-        self._handle = self._handle_of = None  # of: what of its part the handle was made of
+        self._handle = None
+        self._handle_of: object = None  # what of its part that was made of
         self._experts: dict[int, PackedLinear] = {}
 
     def expert(self, e: int) -> PackedLinear:

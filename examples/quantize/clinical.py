@@ -66,7 +66,7 @@ def case(state: dict[str, Any] | None = None) -> Case:
 
     return Case(
         "Breast cancer, 190 held-out patients, 30 → 512 → 512 → 1", model, list(x.split(128)), list(test.split(95)),
-        evaluate, loss, train, test[:95], 8, errors,
+        evaluate, loss, train, test[:95], 8, errors, alike=1.0,  # no patient's answer shall be another
     )  # fmt: skip
 
 

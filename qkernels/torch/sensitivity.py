@@ -410,7 +410,7 @@ def _turns(models: dict[str, Any], example: Any) -> dict[str, float]:
         name: lambda network=network: call(network, example)  # type: ignore[misc]
         for name, network in models.items()
     }
-    return side_by_side(calls, rounds=31, seconds=4, burst=4)
+    return side_by_side(calls, rounds=61, seconds=4, burst=4)
 
 
 def plot(found: Sensitivity, path: Any, cost: str = "milliseconds") -> None:
