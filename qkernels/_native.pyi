@@ -67,7 +67,7 @@ def fast_codes(*args, **kwargs):
     """
 def fast_conv(*args, **kwargs):
     """
-    fast_conv(x, weight, bias, residual, out, *fixed) → a QTensor, or None where Python must decide.
+    fast_conv(x, weight, bias, residual, out, *fixed) → a QTensor, out, or None where Python must decide.
     """
 def fast_dequantize(*args, **kwargs):
     """

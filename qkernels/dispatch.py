@@ -330,7 +330,8 @@ class LinearRoad:
             return None
         return native._native.prepare_linear(native.linear_handle(packed), *by)
 
-    def remember(self, kernel: Kernel, packed: Any, m: int) -> None:
+    def remember(self, kernel: Kernel, packed: Any, m: int, shifted: bool) -> None:
+        """shifted: does x have a zero point? Weights of 4 and 2 bits need sums of their groups then."""
         if not self.enabled or _pattern.get() is not None:
             return
         floats = kernel.types.startswith("f32")
@@ -338,8 +339,9 @@ class LinearRoad:
         name = low.replace("linear_", "gemm_")  # the row that multiplies
         if name in native.INDEX:
             native._native.remember_linear(native.linear_handle(packed), native.INDEX[name], m, floats)
-        elif floats and low in native_int4.INDEX:
-            native._native.remember_linear(native_int4.linear_handle(packed), native_int4.INDEX[low], m, True)
+        elif low in native_int4.INDEX:
+            handle = native_int4.linear_handle(packed, shifted)
+            native._native.remember_linear(handle, native_int4.INDEX[low], m, floats)
 
 
 class ExpertsRoad:

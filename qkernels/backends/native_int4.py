@@ -58,12 +58,14 @@ def handle(w: PackedGroups, with_sums: bool) -> object:
     return w._handle[0]  # type: ignore[index]
 
 
-def linear_handle(packed: PackedLinear) -> object:
-    """What the short way in takes for a weight of one matrix; made once, its buffers are the weight's own."""
-    if packed._handle is None:
-        part = packed.parts[0]
+def linear_handle(packed: PackedLinear, with_sums: bool = False) -> object:
+    """What the short way in takes for a weight of one matrix; made once, and again when sums of the groups are first
+    wanted, its buffers are the weight's own."""
+    part = packed.parts[0]
+    of = handle(part, with_sums)
+    if packed._handle is None or packed._handle_of is not of:
         scale = None if part.scales is not None else packed.columns().scale
-        packed._handle = _native.packed_linear_int4(handle(part, False), scale)
+        packed._handle, packed._handle_of = _native.packed_linear_int4(of, scale), of
     return packed._handle
 
 

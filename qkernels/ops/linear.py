@@ -140,7 +140,7 @@ def linear(
     target = fused.room(call.wishes, call.a)
     verbose.timed(kernel, problem, kernel.run, call.a, call.part, target, call.epilogue)
     if call.op == OP:
-        _road.remember(kernel, call.packed, call.m)
+        _road.remember(kernel, call.packed, call.m, call.epilogue is not None and call.epilogue.a_zero is not None)
     return fused.deliver(call.wishes, target, call.library)
 
 

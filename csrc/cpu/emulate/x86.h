@@ -183,6 +183,14 @@ template <class... Ints>
   }
   return z;
 }
+[[maybe_unused]] __m512i _mm512_permutex2var_epi8(__m512i x, __m512i index, __m512i y) {
+  __m512i z;
+  for (int i = 0; i < 64; ++i) {
+    const int from = index.at<uint8_t>(i) & 127;
+    z.set(i, from < 64 ? x.at<uint8_t>(from) : y.at<uint8_t>(from - 64));
+  }
+  return z;
+}
 
 }  // namespace
 
