@@ -4,6 +4,11 @@
 // so a row costs its loads, a dozen operations and its stores, and hides under the next tile's multiplications.
 // 4-byte results leave one aligned line at a time, whatever out's alignment: a line that two tiles share is held back
 // from the first and completed by the second. Stores across lines cost 30 % at 512³.
+// Why not rows of four tiles (or two) at once, in pieces of 512 (256) bytes: sums then need two buffers of 18 (10) KiB,
+// and those and A do not fit L1. 512³ 79 to 89 µs → 87 to 93 (86 to 92), 1024³ 531 to 560 → 670 to 694 (564 to 601),
+// 128×768×768 36.6 → 43.6 (39), and where the output is in L3, 256×512×3072, 338 → 342: pieces are not what costs there.
+// Why not fetch the next tile's lines of out for writing, one or three tiles ahead, into L1 or L2: 512³ 90 → 82 to 87,
+// but 1024³ 575 → 560 to 625, 2048³ 5.9 → 6.2 ms, 128×4096×4096 1.66 → 1.75.
 // Why a missing float bias is −0.0, which is added: x + −0.0 is x for every x, and the loop needs no branch.
 #pragma once
 #include "amx.h"
