@@ -1,8 +1,8 @@
 // The 32-byte registers of products of bytes: vnni.h's V, but for the product itself.
 #pragma once
-#include <stdint.h>
 #include <string.h>
 
+#include "../kernel.h"
 #include "x86.h"
 
 namespace qk {
