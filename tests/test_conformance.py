@@ -129,8 +129,8 @@ def test_weights_of_seven_bits_and_one_beyond(kernel: Kernel) -> None:
         ends = rng.choice(np.array([low, high], of_b), (k, n))
         for b in (random, ends, np.full((k, n), low, of_b), np.full((k, n), high, of_b)):
             for wide in (None, *beyond):
-                if wide is not None:
-                    b[:, -1] = high if wide > 0 else low  # one value in the last column makes it one kernel or the other
+                if wide is not None:  # one weight of the last column decides which kernel runs
+                    b[:, -1] = high if wide > 0 else low
                     b[k // 2, -1] = wide
                 out = np.empty((m, n), np.int32)
                 executed[i % len(executed)].run(a, dispatch.pack_weights(b), out, None, None)
