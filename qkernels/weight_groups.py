@@ -60,7 +60,7 @@ def _by_panel(values: np.ndarray, n_whole: int, dtype: Any) -> np.ndarray:
     """(n, groups) → [panel][group][16], zeros behind n."""
     full = np.zeros((n_whole, values.shape[1]), dtype)
     full[: len(values)] = values
-    return np.ascontiguousarray(full.reshape(-1, N_PANEL, full.shape[1]).transpose(0, 2, 1))
+    return np.ascontiguousarray(full.reshape(n_whole // N_PANEL, N_PANEL, full.shape[1]).transpose(0, 2, 1))
 
 
 class PackedGroups:

@@ -47,14 +47,18 @@ Reg<Bytes> difference_of(const Reg<Bytes>& x, const Reg<Bytes>& y) {
 }
 
 // vpmaddubsw: saturates its 16-bit sums
-[[maybe_unused]] __m256i _mm256_maddubs_epi16(__m256i u, __m256i s) {
-  __m256i z;
-  for (int i = 0; i < 16; ++i) {
-    const int sum = u.at<uint8_t>(2 * i) * s.at<int8_t>(2 * i) + u.at<uint8_t>(2 * i + 1) * s.at<int8_t>(2 * i + 1);
+template <class R>
+R dot_saturated(const R& u, const R& s) {
+  R z;
+  for (int i = 0; i < int(sizeof(R) / 2); ++i) {
+    const int sum = u.template at<uint8_t>(2 * i) * s.template at<int8_t>(2 * i) +
+                    u.template at<uint8_t>(2 * i + 1) * s.template at<int8_t>(2 * i + 1);
     z.set(i, int16_t(sum > 32767 ? 32767 : sum < -32768 ? -32768 : sum));
   }
   return z;
 }
+[[maybe_unused]] __m256i _mm256_maddubs_epi16(__m256i u, __m256i s) { return dot_saturated(u, s); }
+[[maybe_unused]] __m512i _mm512_maddubs_epi16(__m512i u, __m512i s) { return dot_saturated(u, s); }
 
 [[maybe_unused]] __m512i _mm512_srli_epi16(__m512i x, unsigned n) { return shift_right16(x, n); }
 [[maybe_unused]] __m512i _mm512_slli_epi16(__m512i x, unsigned n) {
