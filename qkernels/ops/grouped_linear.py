@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 
 from qkernels.arrays import as_array, is_torch
-from qkernels.ops.linear import linear, pack_linear
+from qkernels.device import is_on_device, same_device
+from qkernels.kernel import Problem
+from qkernels.ops import experts_on_device
+from qkernels.ops.linear import _check_compute, linear, pack_linear
 from qkernels.tensor import QTensor
 from qkernels.weight import PackedLinear
 
@@ -20,19 +23,19 @@ def grouped_linear(x: Any, weight: Any, offsets: Any, bias: Any = None, **epilog
 
     x        (tokens, k): floats or a QTensor, rows sorted by expert
     weight   (e, n, k): QTensor or what `pack_linear` made of it; each expert's bytes are read once
-    offsets  (e + 1,) integers, from 0 to tokens, never falling; an expert may have no rows
+    offsets  (e + 1,) integers, from 0 to tokens, never falling; an expert may have no rows. Of an x on a GPU they may
+             lie there: then nobody waits to read and check them, and rows of no expert are left as they were
     bias     (e, n), as `linear` takes each row of it
     The rest is `linear`'s: activation, residual (tokens, n), out_scale, out_zero_point, out_dtype, rounding, compute,
     out.
     Raises  TypeError, ValueError as `linear`, and for offsets that do not divide the rows.
     """
-    packed = _experts(weight)
+    x, packed = _checked(x, weight)
+    if experts_on_device.wanted(x):
+        return experts_on_device.run(_call_on_device(x, packed, offsets, bias, epilogue))
+    same_device(OP, x=x, offsets=offsets)
     sizes: Any = packed.shape
-    experts, n, k = sizes
-    if not hasattr(x, "shape"):
-        x = np.asarray(x)
-    if len(x.shape) != 2 or x.shape[1] != k:
-        raise ValueError(f"{OP}: x has shape {tuple(x.shape)}, wanted (tokens, {k}) for a weight {sizes}")
+    experts, n, _ = sizes
     tokens = x.shape[0]
     ends = _offsets(offsets, experts, tokens)
     if bias is not None and tuple(getattr(bias, "shape", ())) != (experts, n):
@@ -55,6 +58,37 @@ def grouped_linear(x: Any, weight: Any, offsets: Any, bias: Any = None, **epilog
     if out is not None:
         return out if not isinstance(parts[0], QTensor) else _joined(parts)
     return _joined(parts)
+
+
+def _problem_of(x: Any, weight: Any, offsets: Any, bias: Any = None, **epilogue: Any) -> Problem | str:
+    x, packed = _checked(x, weight)
+    if experts_on_device.wanted(x):
+        return _call_on_device(x, packed, offsets, bias, epilogue).problem()
+    return "linear for each expert: explain(linear, rows, pack_linear(weight).expert(e)) says which kernel"
+
+
+grouped_linear.problem_of = _problem_of  # type: ignore[attr-defined]
+
+
+def _call_on_device(x: Any, packed: PackedLinear, offsets: Any, bias: Any, wishes: dict[str, Any]) -> Any:
+    experts = packed.shape[0]
+    if not is_on_device(offsets):
+        offsets = np.array(_offsets(offsets, experts, x.shape[0]), np.int32)
+    try:
+        _check_compute(wishes.get("compute", "int8"))
+        return experts_on_device.check(x, packed, offsets, bias, **wishes)
+    except (TypeError, ValueError) as error:
+        raise type(error)(str(error).replace("linear:", f"{OP}:", 1)) from None
+
+
+def _checked(x: Any, weight: Any) -> tuple[Any, PackedLinear]:
+    packed = _experts(weight)
+    k = packed.shape[-1]
+    if not hasattr(x, "shape"):
+        x = np.asarray(x)
+    if len(x.shape) != 2 or x.shape[1] != k:
+        raise ValueError(f"{OP}: x has shape {tuple(x.shape)}, wanted (tokens, {k}) for a weight {packed.shape}")
+    return x, packed
 
 
 def _experts(weight: Any) -> PackedLinear:
