@@ -25,6 +25,7 @@ from qkernels.backends import (
     native_topk,
     numba_cpu,
     numba_cuda,
+    numba_cuda_weights,
     numba_elementwise,
     numba_groups,
     numba_network,
@@ -64,6 +65,7 @@ KERNELS: tuple[Kernel, ...] = (
     *reference_topk.KERNELS,
     *cuda.KERNELS,
     *numba_cuda.KERNELS,
+    *numba_cuda_weights.KERNELS,
 )
 
 _pattern: ContextVar[str | None] = ContextVar("qkernels.use", default=None)

@@ -5,6 +5,7 @@ One element a thread, or a 16 × 16 tile a block: exact, and slow beside csrc/cu
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 from collections.abc import Callable
 from typing import Any
@@ -29,9 +30,16 @@ def _array(x: Any) -> Any:
     """What Numba takes for it: a view of the device's memory; in the simulator arrays are NumPy's."""
     if isinstance(x, np.ndarray):
         return x
-    from numba import cuda
+    from numba import config, cuda
 
     item = np.dtype(x.dtype).itemsize
+    if config.ENABLE_CUDASIM:  # which has no arrays but the host's
+        reach = item * (1 + sum((size - 1) * step for size, step in zip(x.shape, x.strides, strict=True)))
+        room: Any = (ctypes.c_char * max(reach, 0)).from_address(x.pointer)
+        room.owner = x.owner
+        from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
+
+        return FakeCUDAArray(np.ndarray(x.shape, x.dtype, room, 0, tuple(step * item for step in x.strides)))
     return cuda.from_cuda_array_interface(
         {
             "shape": x.shape, "strides": tuple(step * item for step in x.strides), "typestr": np.dtype(x.dtype).str,
@@ -69,9 +77,10 @@ def _halves(x: Any) -> Any:
 
 
 def _stream(x: Any) -> Any:
-    from numba import cuda
+    from numba import config, cuda
 
-    return 0 if isinstance(x, np.ndarray) else cuda.external_stream(x.stream)
+    simulated = isinstance(x, np.ndarray) or config.ENABLE_CUDASIM
+    return 0 if simulated else cuda.external_stream(x.stream)
 
 
 def _gemm(a: Any, w: Any, out: Any, a_zero: Any, w_zero: Any) -> None:
