@@ -25,6 +25,7 @@ from qkernels.backends import (
     native_topk,
     numba_cpu,
     numba_cuda,
+    numba_cuda_conv,
     numba_cuda_weights,
     numba_elementwise,
     numba_groups,
@@ -65,6 +66,7 @@ KERNELS: tuple[Kernel, ...] = (
     *reference_topk.KERNELS,
     *cuda.KERNELS,
     *numba_cuda.KERNELS,
+    *numba_cuda_conv.KERNELS,
     *numba_cuda_weights.KERNELS,
 )
 
@@ -246,7 +248,14 @@ lies_well, pack_on_device, fused_on_device = cuda.lies_well, cuda.pack, cuda.run
 # Its packed weights: their arrays there, the name of their layout.
 DeviceBlocks, layout_on_device = cuda.DeviceBlocks, cuda.layout_on_device
 # Its convolutions.
-Filters, arrange_filters, pointwise_on_device = cuda.Filters, cuda.arrange_filters, cuda.run_pointwise
+Filters, arrange_filters = cuda.Filters, cuda.arrange_filters
+
+
+def pointwise_on_device(kernel: Kernel, *arguments: Any) -> None:
+    """A convolution of 1 × 1 as a product."""
+    (numba_cuda_conv if kernel.isa == "numba_cuda" else cuda).run_pointwise(kernel, *arguments)
+
+
 # And what comes before or after one: scales of ranges, sums of parts of k in 64 bits.
 Found, add_wide_on_device = cuda.Found, cuda.add_wide
 pack_codes_on_device, unpack_codes_on_device = cuda.elements.pack, cuda.elements.unpack

@@ -15,12 +15,12 @@ import itertools
 import sys
 import numpy as np
 import qkernels as qk
-from qkernels.backends import numba_cuda, reference
+from qkernels.backends import numba_cuda, numba_cuda_conv, reference
 from qkernels.backends.cuda import Found
 from qkernels.kernel import Multipliers, Scales
 from qkernels.rounding import multiplier_of
 
-rows = {k.name: k for k in numba_cuda.KERNELS}
+rows = {k.name: k for k in (*numba_cuda.KERNELS, *numba_cuda_conv.KERNELS)}
 rng = np.random.default_rng(0)
 
 def random(dtype, *shape):
@@ -153,7 +153,8 @@ kernels = (
     (ranges.extremes, (reals, *numbers[:2], array(f32, 3))),
     (ranges.clear, (array(f32, 2),)),
     (ranges.found, (reals, *numbers[:2], types.boolean, s64, array(f32, 1), array(s32, 1))),
-    (convs.conv, (array(u8, 5, "A"), array(s8, 5), array(s32, 1), array(s64, 1), words)),
+    (convs.conv, (array(u8, 5, "A"), array(s8, 5, "A"), array(s32, 1), array(u8, 1), array(s64, 1), words)),
+    (convs.plain_filters, (array(s8, 4), array(s8, 1), s64, s64)),
     (convs.add_bias, (words, words)),
     (convs.floats, (words, array(f32, 1), array(f32, 1), reals, array(s8, 2), s64, f64, s64, s64, f64, f64,
                     array(f16, 2))),
@@ -163,7 +164,7 @@ kernels = (
     (weights.weight_only, (reals, codes, array(f32, 1), codes, *numbers, reals)),
     (weights.weight_only, (array(f16, 2), codes, array(f32, 1), codes, *numbers, reals)),
     (weights.widened, (array(u16, 1), array(u16, 2))),
-    (weights.coded, (words, *(array(f32, 1),) * 2, f64, *numbers[:3], array(u8, 2))),
+    (weights.multipliers, (*(array(f32, 1),) * 2, f64, reals)),
     (convs.floats, (reals, array(f32, 1), array(f32, 1), reals, reals, s64, f64, s64, s64, f64, f64, reals)),
     (convs.joined, (words, reals, array(u8, 2), s64, f64, *numbers[:4], array(s8, 2))),
 )
@@ -225,14 +226,38 @@ for keywords, (m, n, k) in itertools.product((
         assert (np.abs(y - (left.astype(float) @ exact + bias)) <= 2.0**-20 * size).all(), (keywords, compute, dtype)
         half = values(qk.linear(gpu.asarray(left), w, bias, compute=compute, out_dtype="bfloat16"))
         assert np.array_equal(half, y.astype(ml_dtypes.bfloat16)), (compute, dtype)
+
+convs = (((2, 9, 9, 16), 12, 3, 1, 1), ((1, 7, 7, 3), 5, 7, 2, 1), ((1, 6, 6, 16), 9, 1, 1, 1),
+    ((1, 8, 7, 8), 8, 3, 1, 4), ((1, 9, 9, 6), 6, 5, 1, 6), ((2, 5, 5, 6), 6, 3, 2, 6))
+for (size, filters, taps, stride, groups), kind in zip(convs, itertools.cycle(("int8", "uint8"))):
+    keywords = dict(layout="NHWC", stride=stride, padding=taps // 2, groups=groups)
+    w = qk.quantize(real(filters, taps, taps, size[3] // groups), axis=0)
+    limits = np.iinfo(kind)
+    codes = rng.integers(limits.min, limits.max + 1, size).astype(kind)
+    x, bias = qk.QTensor(codes, 0.05, 3), real(filters)
+    there = qk.QTensor(gpu.asarray(codes), 0.05, 3)
+    used.add(qk.explain(qk.conv2d, there, w, **keywords).kernel.name)
+    plain = qk.conv2d(x, w, out_scale=0.3, **keywords)
+    other = rng.integers(-128, 128, plain.shape).astype(np.int8)
+    for wishes in ({}, {"bias": bias, "activation": "relu"}, {"out_dtype": "float16"}, {"out_dtype": "int32"},
+        {"out_scale": 0.3, "activation": "relu6"}, {"out_scale": 0.3, "rounding": "gemmlowp"},
+        {"out_scale": 0.2, "residual": qk.QTensor(other, 0.1, -5)},
+        {"bias": bias, "residual": qk.QTensor(other, 0.1, 4)}):
+        given = dict(wishes)
+        if "residual" in given:
+            r = given["residual"]
+            given["residual"] = qk.QTensor(gpu.asarray(other), float(r.scale), int(r.zero_point))
+        same(qk.conv2d(there, w, **keywords, **given), qk.conv2d(x, w, **keywords, **wishes), (size, wishes))
+assert {"conv_s8s8s32_numba_cuda", "conv_u8s8s32_numba_cuda", "gemm_s8s8s32_numba_cuda"} <= used
+used = {name for name in used if not name.startswith(("conv", "gemm"))}
 wanted = {k.name for k in qk.kernels() if k.name.endswith("numba_cuda") and k.layout.startswith("n64k64")}
 assert used == wanted, wanted ^ used
 print("all of them")
 """
 
 
-def test_weights_through_the_public_door_in_the_simulator() -> None:
-    """CPU's bits, or the bound of A11; every row of the registry is used."""
+def test_the_public_door_in_the_simulator() -> None:
+    """Packed weights and convolutions: the CPU's bits, or the bound of A11; every row of weights is used."""
     pytest.importorskip("numba.cuda", reason="numba is an extra")
     pytest.importorskip("ml_dtypes")
     pytest.importorskip("qkernels._cuda_emulated", reason="its memory is the fake GPU's")

@@ -9,7 +9,7 @@ from typing import Any
 
 from numba import config, cuda
 
-from qkernels.backends._numba_cuda import F32, MAGIC, S32, S64, THREADS, fmul_rn
+from qkernels.backends._numba_cuda import F32, S32, S64, THREADS, fmul_rn
 from qkernels.backends._numba_cuda_conv import F64, _wrapped
 
 if config.ENABLE_CUDASIM:
@@ -118,15 +118,9 @@ def widened(bits: Any, halves: Any) -> None:
 
 
 @cuda.jit
-def coded(acc: Any, a_scale: Any, w_scale: Any, y_scale: float, zero: int, low: int, high: int, out: Any) -> None:
-    """A4, A5: codes by half_even."""
+def multipliers(a_scale: Any, w_scale: Any, y_scale: float, out: Any) -> None:
+    """A4 of half_even: out (1 | m, n)."""
     at = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
-    if at >= acc.size:
-        return
-    i, j = at // acc.shape[1], at % acc.shape[1]
-    m = F32(fmul_rn(a_scale[i % a_scale.shape[0]], w_scale[j])) / F32(y_scale)
-    t = fmul_rn(F32(acc[i, j]), m)
-    least, most = F32(low - zero), F32(high - zero)
-    t = t if t > least else least
-    t = t if t < most else most
-    out[i, j] = S32(F32(F32(t) + MAGIC) - MAGIC) + zero
+    if at < out.size:
+        i, j = at // out.shape[1], at % out.shape[1]
+        out[i, j] = F32(fmul_rn(a_scale[i], w_scale[j])) / F32(y_scale)

@@ -12,9 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from qkernels.activations import CURVES
-from qkernels.epilogue import Epilogue
-from qkernels.kernel import Conv, Hardware, Kernel, Multipliers, Problem, Scales
+from qkernels.kernel import Hardware, Kernel, Multipliers, Problem, Scales
 from qkernels.rounding import ROUNDINGS
 
 TYPES = ("u8s8s32", "s8s8s32", "u8u8s32", "s8u8s32")
@@ -175,46 +173,6 @@ def scales_of_extremes(
     )  # fmt: skip
 
 
-def _conv(x: Any, w: Any, conv: Conv, out: Any, x_zero: int, by: Epilogue) -> None:
-    from qkernels.backends import _numba_cuda_conv as kernels
-
-    threads = _compiled().THREADS
-    grid = _blocks(out, threads), threads, _stream(out)
-    acc = out if by.out == "int32" else _new(out, out.shape, "int32")
-    w_zero = _zeros(out, (conv.filters,)) if by.w_zero is None else by.w_zero
-    geometry = _constant(out, [*conv.out, *conv.stride, *conv.dilation, *conv.before, conv.groups, x_zero], "int64")
-    kernels.conv[grid](*map(_array, (x, w, w_zero, geometry, acc)))
-    float_bias = by.bias is not None and str(by.bias.dtype) == "float32"
-    if by.bias is not None and not float_bias:
-        kernels.add_bias[grid](_array(acc), _array(by.bias))
-    if by.out == "int32":
-        return
-    coded = by.residual is not None and str(by.residual.dtype) != "float32"
-    has = kernels.BIAS * float_bias + kernels.RESIDUAL * (by.residual is not None) + kernels.CODED * coded
-    nothing = _zeros(out, (1, conv.filters))
-    residual = _array(nothing if by.residual is None else by.residual)
-    of_residual = residual, has, by.residual_scale, by.residual_zero
-    if not by.is_float:
-        if by.residual is not None:
-            kernels.joined[grid](_array(acc), _array(by.m), *of_residual, by.zero, *by.limits, _array(out))
-        else:
-            zero = _full(out, by.zero, by.m.shape)
-            _requantize(acc, Multipliers(by.rounding, by.m, by.e, None, zero, 1, 1), by.limits, out)
-        return
-    act, ends = kernels.NONE, (0.0, 0.0)
-    if isinstance(by.activation, str):
-        act = kernels.GELU + CURVES.index(by.activation)
-    elif by.activation is not None:
-        act, ends = kernels.CLAMP, by.activation
-    bias = _array(by.bias if float_bias else nothing)
-    target = _new(out, out.shape, "float32") if by.out == "bfloat16" else out
-    kernels.floats[grid](
-        *map(_array, (acc, by.a_scale, by.w_scale)), bias, *of_residual, act, *ends, _array(target)
-    )  # fmt: skip
-    if by.out == "bfloat16":
-        kernels.bfloats[grid](_array(_bits(target)), _array(_halves(out)))
-
-
 def missing() -> str:
     return (
         "" if importlib.util.find_spec("numba") and importlib.util.find_spec("numba.cuda") else "numba is not installed"
@@ -240,7 +198,6 @@ def _kernel(op: str, types: str, layout: str, run: Callable[..., None]) -> Kerne
 
 KERNELS: tuple[Kernel, ...] = (
     *(_kernel("gemm", types, "nk16", _gemm) for types in TYPES),
-    *(_kernel("conv", types, "", _conv) for types in TYPES),
     *(_kernel("quantize", f"f32{code}", "", _quantize) for code in ("s8", "u8")),
     *(_kernel("requantize", f"s32{code}", "", _requantize) for code in ("s8", "u8")),
     *(_kernel("dequantize", f"{code}f32", "", _dequantize) for code in ("s8", "u8")),
