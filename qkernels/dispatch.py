@@ -123,6 +123,7 @@ def survey(problem: Problem, hardware: Hardware, pattern: str = "*") -> Explanat
     costs: dict[str, float] = {}
     declined: dict[str, str] = {}
     best: Kernel | None = None
+    op, _, names = pattern.rpartition("/")
     for kernel in KERNELS:
         if kernel.op != problem.op or kernel.types != problem.types:
             declined[kernel.name] = f"is for {kernel.op} {kernel.types}"
@@ -132,7 +133,7 @@ def survey(problem: Problem, hardware: Hardware, pattern: str = "*") -> Explanat
             verdict = "computes in host memory"
         if isinstance(verdict, str):
             declined[kernel.name] = verdict
-        elif not fnmatch.fnmatchcase(kernel.name, pattern):
+        elif op in ("", kernel.op) and not fnmatch.fnmatchcase(kernel.name, names):
             declined[kernel.name] = f"use({pattern!r}) leaves it out"
         else:
             costs[kernel.name] = verdict
@@ -198,7 +199,8 @@ def record() -> Iterator[list[str]]:
 
 @contextlib.contextmanager
 def use(pattern: str) -> Iterator[None]:
-    """Within the block only kernels whose name matches `pattern` (shell wildcards: "*_x86_avx2", "*_numba") may run.
+    """Within the block only kernels whose name matches `pattern` (shell wildcards: "*_x86_avx2", "*_numba") may run;
+    with an operation before it ("gemm/*_numba") that holds for its kernels alone.
 
     It filters; it never lifts a hardware check, so it cannot cause an illegal instruction. Where nothing is left, the
     call raises NoKernelError with every kernel's reason. Default for the process: the variable QKERNELS_USE.
