@@ -25,8 +25,6 @@ from qkernels.backends import (
     native_topk,
     numba_cpu,
     numba_cuda,
-    numba_cuda_conv,
-    numba_cuda_weights,
     numba_elementwise,
     numba_groups,
     numba_network,
@@ -66,8 +64,6 @@ KERNELS: tuple[Kernel, ...] = (
     *reference_topk.KERNELS,
     *cuda.KERNELS,
     *numba_cuda.KERNELS,
-    *numba_cuda_conv.KERNELS,
-    *numba_cuda_weights.KERNELS,
 )
 
 _pattern: ContextVar[str | None] = ContextVar("qkernels.use", default=None)
@@ -255,7 +251,7 @@ Filters, arrange_filters = cuda.Filters, cuda.arrange_filters
 
 def pointwise_on_device(kernel: Kernel, *arguments: Any) -> None:
     """A convolution of 1 × 1 as a product."""
-    (numba_cuda_conv if kernel.isa == "numba_cuda" else cuda).run_pointwise(kernel, *arguments)
+    (numba_cuda if kernel.isa == "numba_cuda" else cuda).run_pointwise(kernel, *arguments)
 
 
 # And what comes before or after one: scales of ranges, sums of parts of k in 64 bits.

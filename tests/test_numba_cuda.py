@@ -15,12 +15,12 @@ import itertools
 import sys
 import numpy as np
 import qkernels as qk
-from qkernels.backends import numba_cuda, numba_cuda_conv, reference
+from qkernels.backends import numba_cuda, reference
 from qkernels.backends.cuda import Found
 from qkernels.kernel import Multipliers, Scales
 from qkernels.rounding import multiplier_of
 
-rows = {k.name: k for k in (*numba_cuda.KERNELS, *numba_cuda_conv.KERNELS)}
+rows = {k.name: k for k in numba_cuda.KERNELS}
 rng = np.random.default_rng(0)
 
 def random(dtype, *shape):

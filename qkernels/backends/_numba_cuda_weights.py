@@ -13,7 +13,7 @@ from qkernels.backends._numba_cuda import F32, S32, S64, THREADS, fmul_rn
 from qkernels.backends._numba_cuda_conv import F64, _wrapped
 
 if config.ENABLE_CUDASIM:
-    from qkernels.backends.reference import fma32
+    from qkernels.rounding import fma32
 
     @cuda.jit(device=True)
     def fma_rn(x: float, y: float, z: float) -> float:

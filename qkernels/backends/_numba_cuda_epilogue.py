@@ -8,7 +8,17 @@ from typing import Any
 
 from qkernels.activations import CURVES
 from qkernels.backends._cuda_elementwise import OUTPUTS
-from qkernels.backends.numba_cuda import _array, _bits, _blocks, _full, _halves, _new, _requantize, _stream, _zeros
+from qkernels.backends._numba_cuda_arrays import (
+    _array,
+    _bits,
+    _blocks,
+    _compiled,
+    _full,
+    _halves,
+    _new,
+    _stream,
+    _zeros,
+)
 from qkernels.device import DeviceArray
 from qkernels.epilogue import Epilogue
 from qkernels.kernel import Multipliers
@@ -33,6 +43,19 @@ def grid_of(x: Any) -> tuple[int, int, Any]:
 
 def flat(x: DeviceArray) -> DeviceArray:
     return x.shaped(x.size)
+
+
+def requantize(acc: Any, by: Multipliers, limits: tuple[int, int], out: Any) -> None:
+    kernels = _compiled()
+    e, bias, zero = (_zeros(out, by.m.shape) if v is None else v for v in (by.e, by.bias, by.zero))
+    kernels.requantize[_blocks(acc, kernels.THREADS), kernels.THREADS, _stream(out)](
+        *map(_array, (acc, by.m, e, bias, zero)),
+        by.repeat,
+        by.group,
+        ROUNDINGS.index(by.rounding),
+        *limits,
+        _array(out),
+    )
 
 
 def reals(x: Any) -> Any:
@@ -111,7 +134,7 @@ def finish(acc: Any, out: Any, by: Epilogue, bias: Any = None) -> None:
             kernels.joined[grid_of(out)](_array(acc), _array(by.m), *of_residual, by.zero, *by.limits, _array(out))
         else:
             zero = _full(out, by.zero, by.m.shape)
-            _requantize(acc, Multipliers(by.rounding, by.m, by.e, None, zero, 1, 1), by.limits, out)
+            requantize(acc, Multipliers(by.rounding, by.m, by.e, None, zero, 1, 1), by.limits, out)
         return
     act, ends = kernels.NONE, (0.0, 0.0)
     if isinstance(by.activation, str):

@@ -8,9 +8,9 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from qkernels.backends import numba_cuda
-from qkernels.backends.numba_cuda import _array
-from qkernels.backends.numba_cuda_epilogue import finish_as_told, flat, grid_of, reals
+from qkernels.backends._numba_cuda_arrays import _array
+from qkernels.backends._numba_cuda_arrays import _judge as _judge_any
+from qkernels.backends._numba_cuda_epilogue import finish_as_told, flat, grid_of, reals
 from qkernels.device import DeviceArray
 from qkernels.kernel import Hardware, Kernel, Problem
 
@@ -40,7 +40,7 @@ def _run(x: DeviceArray, w: Any, out: DeviceArray, fields: Callable[[Any, int], 
 
 
 def _judge(op: str, types: str, problem: Problem, hardware: Hardware) -> float | str:
-    cost = numba_cuda._judge(op, types, problem, hardware)
+    cost = _judge_any(op, types, problem, hardware)
     if isinstance(cost, str) or problem.layout.startswith("n64k64"):
         return cost
     return f"reads weights of layout n64k64, not {problem.layout or 'plain ones'}"

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from qkernels.backends._cuda_conv import Filters
-from qkernels.backends.numba_cuda import TYPES, _array, _constant, _kernel, _new, _zeros
-from qkernels.backends.numba_cuda_epilogue import finish, finish_as_told, flat, grid_of
+from qkernels.backends._numba_cuda_arrays import TYPES, _array, _constant, _kernel, _new, _zeros
+from qkernels.backends._numba_cuda_epilogue import finish, finish_as_told, flat, grid_of
 from qkernels.device import DeviceArray
 from qkernels.kernel import Conv, Kernel
 
