@@ -284,8 +284,10 @@ def main() -> int:
             section("sanitizer", sanitizer, report)
         if options.only != "check":
             import gpu_measure
+            import gpu_tiles
 
             section("table", lambda: gpu_measure.table(arrays.torch), report)
+            section("tiles", lambda: gpu_tiles.of_this_gpu(arrays, report), report)
     pathlib.Path(options.json).write_text(json.dumps(report, indent=1, default=str) + "\n", encoding="utf-8")
     if isinstance(report.get("table"), list):
         import gpu_measure

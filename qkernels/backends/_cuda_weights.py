@@ -6,13 +6,13 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from qkernels.backends import _cuda_tiles
 from qkernels.device import DeviceArray
 from qkernels.kernel import Hardware, Kernel, Problem
 from qkernels.weight import padded
 from qkernels.weight_blocks import Blocks
 
 TYPES = {"int32": 0, "float32": 1, "float16": 2, "bfloat16": 3, "int8": 4, "uint8": 5}
-SMS, CLOCK, BYTES_US, LAUNCH_US = 132, 1.7e3, 3.5e6, 4.0  # a nominal GPU, as in backends/cuda.py
 
 
 class DeviceBlocks(NamedTuple):
@@ -66,13 +66,14 @@ def _judge(declines: Callable[..., str], row: Row, op: str, problem: Problem, ha
     rows, columns = (int(size) for size in row.tile.split("x"))
     experts = min(int(problem.layout.partition("[")[2][:-1]), problem.m) if "[" in problem.layout else 0
     down, across = -(-problem.m // rows) + experts // 2, -(-problem.n // columns)
-    chunks = -(-problem.k // 64)
-    splits = max(1, min(2 * SMS // (down * across), chunks // (4 * row.deep))) if row.deep and not experts else 1
-    rounds = -(-down * across * splits // SMS)
+    chunks, gpu = -(-problem.k // 64), _cuda_tiles.of(hardware.gpu)
+    splits = max(1, min(2 * gpu.sms // (down * across), chunks // (4 * row.deep))) if row.deep and not experts else 1
+    rounds = -(-down * across * splits // gpu.sms)
     macs = rounds * rows * columns * padded(-(-problem.k // splits), 64)
     bits = 4 if "x2" in problem.layout else 8
-    read = max(down, experts) * problem.n * problem.k * bits / 8 / BYTES_US
-    return LAUNCH_US * (1.5 if splits > 1 else 1) + max(macs / (row.rate * CLOCK), read)
+    read = max(down, experts) * problem.n * problem.k * bits / 8 / gpu.bytes_us
+    launches = gpu.launch_us * (1.5 if splits > 1 else 1)
+    return launches + max(macs / (gpu.rate(row.kind, row) * gpu.clock), read)
 
 
 def fill(module: Any, x: DeviceArray, pitch: int, w: DeviceBlocks, out: DeviceArray) -> Any:
