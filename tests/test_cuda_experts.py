@@ -200,7 +200,7 @@ def test_explain_says_which(gpu: Any) -> None:
     x, weight, _ = operands(dtype="int4", group_size=32)
     said = qk.explain(qk.grouped_linear, gpu.asarray(x), weight, ENDS)
     assert said.kernel.name == "experts_s8u4f32_16x128_cuda_sm80" and "n64k64x2/32[4]" in str(said)
-    assert "linear for each expert" in str(qk.explain(qk.grouped_linear, x, weight, ENDS))
+    assert "linear's kernels, for all experts" in str(qk.explain(qk.grouped_linear, x, weight, ENDS))
     gpu.pretend(75)
     with pytest.raises(qk.NoKernelError, match="it needs sm_80"):
         qk.grouped_linear(gpu.asarray(x), weight, ENDS)
