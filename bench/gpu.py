@@ -26,6 +26,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "bench"), str(ROOT / "tests")]
 
 import gpu_build  # noqa: E402
 import gpu_families  # noqa: E402
+import gpu_tensors  # noqa: E402
 
 ROUNDINGS = ("half_even", "gemmlowp", "ruy", "half_up", "half_away")
 M_VALUES = (1, 2, 16, 17, 31, 33, 64, 127, 129, 257)
@@ -250,6 +251,7 @@ def main() -> int:
         section("products", lambda: check(products(arrays, quick)), report)
         section("elementwise", lambda: check(elementwise(arrays)), report)
         section("found and fused", lambda: check(found_and_fused(arrays)), report)
+        section("tensors", lambda: check(gpu_tensors.checks(arrays)), report)
         section("packed weights", lambda: check(gpu_families.weight_checks(arrays, quick)), report)
         section("convolutions", lambda: check(gpu_families.conv_checks(arrays)), report)
     if not options.emulate and options.only != "quick":

@@ -178,6 +178,7 @@ QK_PYBIND11_MODULE(QK_MODULE, m) {
   add_linear(m);
   add_conv(m);
   add_int4(m);
+  add_experts(m);
   add_topk(m);
   add_fast_call(m.ptr());
   add_fast_conv(m.ptr());

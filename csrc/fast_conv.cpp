@@ -3,7 +3,7 @@
 // result, and to run. Anything else is answered None, "ask Python".
 //
 //   conv_repeat(ready, x, bias, residual, fixed, shape, parts)   → a memo, which Python keeps in the PackedConv
-//   fast_conv(x, weight, bias, residual, out, *fixed)            → a QTensor
+//   fast_conv(x, weight, bias, residual, out, *fixed)            → a QTensor, or out
 #include "fast_conv.h"
 
 #include <string.h>
@@ -77,6 +77,12 @@ struct Codes {
     return true;
   }
 
+  idx bytes() const {
+    idx n = 1;
+    for (int d = 0; d < dims; ++d) n *= shape[d];
+    return n;
+  }
+
   bool means(const Codes& other) const {
     return dims == other.dims && kind == other.kind && scale == other.scale && zero == other.zero &&
            memcmp(shape, other.shape, size_t(dims) * sizeof *shape) == 0;
@@ -148,6 +154,16 @@ void fill(PyObject* tensor, Slot which, PyObject* value) {
   at(tensor, offsets[which]) = value;
 }
 
+// May the result be written there?
+bool fits(const Repeat& r, PyObject* out, const Codes& x, const Codes* residual) {
+  View v;
+  const int kind = kind_of(out, v);
+  if (kind < 0 || kinds[kind].numpy != r.type || !v.writeable || v.dims != r.dims) return false;
+  if (memcmp(v.shape, r.shape, size_t(r.dims) * sizeof *r.shape) != 0) return false;
+  const auto apart = [&](const Codes& y) { return v.data + size_of(v) <= y.data || y.data + y.bytes() <= v.data; };
+  return apart(x) && (!residual || apart(*residual));
+}
+
 // A QTensor as `QTensor._make` makes it; the codes' reference is given away.
 PyObject* tensor_of(Held& codes, PyObject* parts, PyObject* library) {
   PyObject* const made = tensor_type->tp_alloc(tensor_type, 0);
@@ -164,21 +180,25 @@ PyObject* fast_conv(PyObject*, PyObject* const* args, Py_ssize_t count) {
   constexpr int kOwn = 5;
   PyObject* const memo = tensor_type && count >= kOwn ? memo_of(args[1]) : nullptr;
   const Repeat* const r = memo ? repeat_of(memo) : nullptr;
-  if (!r || args[4] != Py_None || PyTuple_GET_SIZE(r->fixed.object) != count - kOwn || use_in_force()) return decline();
+  if (!r || PyTuple_GET_SIZE(r->fixed.object) != count - kOwn || use_in_force()) return decline();
   for (Py_ssize_t i = kOwn; i < count; ++i)
     if (!same(args[i], PyTuple_GET_ITEM(r->fixed.object, i - kOwn))) return decline();
   Codes x, residual;
   if (!x.reads(args[0]) || !x.means(r->x) || !r->same_bias(args[2])) return decline();
   if ((args[3] != Py_None) != r->has_residual) return decline();
   if (r->has_residual && (!residual.reads(args[3]) || !residual.means(r->residual))) return decline();
-  Held alive{memo}, codes{new_array(r->dims, r->shape, r->type)};  // another thread may remember another call meanwhile
-  Py_INCREF(memo);
+  PyObject* const out = args[4] == Py_None ? nullptr : args[4];
+  if (out && !fits(*r, out, x, r->has_residual ? &residual : nullptr)) return decline();
+  Py_XINCREF(out);
+  Py_INCREF(memo);  // another thread may remember another call meanwhile
+  Held alive{memo}, codes{out ? out : new_array(r->dims, r->shape, r->type)};
   if (!codes.object) return nullptr;
   bool good;
   Py_BEGIN_ALLOW_THREADS;
   good = run_conv_ready(*r->conv, x.data, data_of(codes), r->has_residual ? residual.data : nullptr);
   Py_END_ALLOW_THREADS;
   if (!good) return PyErr_NoMemory();
+  if (out) return codes.give();
   make_read_only(codes);
   return tensor_of(codes, r->parts.object, slot(args[0], kLibrary));
 }
@@ -204,7 +224,7 @@ PyObject* conv_types(PyObject*, PyObject* args) {
 
 PyMethodDef methods[] = {
     {"fast_conv", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(fast_conv)), METH_FASTCALL,
-     "fast_conv(x, weight, bias, residual, out, *fixed) → a QTensor, or None where Python must decide."},
+     "fast_conv(x, weight, bias, residual, out, *fixed) → a QTensor, out, or None where Python must decide."},
     {"conv_repeat", conv_repeat, METH_VARARGS,
      "conv_repeat(ready, x, bias, residual, fixed, shape, parts): what fast_conv compares a call with, or None."},
     {"conv_types", conv_types, METH_VARARGS, "conv_types(QTensor, PackedConv): the classes whose slots are read."},

@@ -287,7 +287,8 @@ bool runs(const Packed& w, int index, bool floats) {
 bool runs_int4(const PackedInt4& w, int index, bool floats) {
   const Int4List list = all_int4_rows();
   return index < list.count && cpu_runs(list.rows[index].isa) && (!floats || list.rows[index].a_signed) &&
-         !list.rows[index].of_floats && list.rows[index].bits == w.bits && list.rows[index].float_sums == (w.g.scales != nullptr);
+         !list.rows[index].of_floats && list.rows[index].bits == w.bits && list.rows[index].w_signed == w.w_signed &&
+         list.rows[index].float_sums == (w.g.scales != nullptr);
 }
 
 // remember_linear(packed, row, m, floats)

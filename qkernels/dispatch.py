@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import functools
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -151,6 +152,7 @@ def _here(problem: Problem, hardware: Hardware, pattern: str, threads: int) -> E
 def forget(*arguments: Any) -> None:
     """Decisions are made anew, those that were remembered with these weights too."""
     _here.cache_clear()
+    _experts_rows.clear()
     if native._native is not None:
         native._native.forget()
         native._native.forget_elements()
@@ -158,6 +160,8 @@ def forget(*arguments: Any) -> None:
         for weight in (argument, getattr(argument, "_packed", None)):
             if weight is not None and hasattr(weight, "_handle"):
                 weight._handle = None
+            if weight is not None and hasattr(weight, "_together"):
+                weight._together.clear()
             if weight is not None and hasattr(weight, "_ready"):  # a PackedConv's
                 weight.forget()
 
@@ -338,6 +342,67 @@ class LinearRoad:
         elif low in native_int4.INDEX:
             handle = native_int4.linear_handle(packed, shifted)
             native._native.remember_linear(handle, native_int4.INDEX[low], m, floats)
+
+
+class ExpertsRoad:
+    """A mixture of experts in the compiled kernels: all experts of a call in one crossing (csrc/experts.cpp)."""
+
+    def __init__(self, enabled: bool) -> None:
+        self.enabled = enabled and native._native is not None
+        self.short: Callable[..., Any] = native._native.fast_experts if self.enabled else _decline
+
+    def rows(self, counts: list[int], problem_of: Callable[[int], Problem]) -> list[int] | None:
+        """Of every expert the compiled row for so many rows of x (any number for none); None where one is not compiled.
+
+        problem_of: that of so many rows. Decisions are remembered.
+        """
+        most = problem_of(1)
+        key = most, pattern_in_force(), get_num_threads()
+        known = _experts_rows.setdefault(key, {0: -1})
+        for m in set(counts) - known.keys():
+            known[m] = self._row_of(choose(most._replace(m=m)))
+        found = [known[m] for m in counts]
+        return None if None in found else found  # type: ignore[return-value]
+
+    def run(
+        self, packed: Any, parts: Callable[[], list[Any]], floats: bool, rows: list[int], ends: list[int], x: Any,
+        out: Any, epilogue: Any, bias: Any,
+    ) -> None:  # fmt: skip
+        """`linear` of each expert of `packed` and its rows of x.
+
+        parts() gives the packed codes of the experts, for real activations where `floats`; rows, ends: of every expert
+        its compiled row and where its rows of x end; bias (e, n) or None.
+        """
+        if floats not in packed._together:
+            made = [self._handles(packed, e, part, floats) for e, part in enumerate(parts())]
+            packed._together[floats] = native._native.packed_experts(made), made, parts()  # which must live as long
+        handle = packed._together[floats][0]
+        native._native.linear_experts(rows, ends, x, handle, out, epilogue, bias)
+        if not floats and _pattern.get() is None:
+            native._native.remember_experts(handle, rows, [b - a for a, b in itertools.pairwise([0, *ends])])
+
+    @staticmethod
+    def _row_of(kernel: Kernel) -> int | None:
+        """The number of the compiled row that multiplies for a kernel of floats; None where it is not compiled."""
+        if kernel.name in native_int4.INDEX:
+            return native_int4.INDEX[kernel.name]
+        low = kernel.name.replace("linear_f32", "linear_s8").replace("weight_only_bf16", "weight_only_f32")
+        return native_int4.INDEX.get(low, native.INDEX.get(low.replace("linear_", "gemm_")))
+
+    @staticmethod
+    def _handles(packed: Any, e: int, part: Any, floats: bool) -> tuple[object, Any, Any]:
+        """Of the codes of an expert; scales and zero points of columns where these are not beside the codes."""
+        if floats:
+            return native_int4.float_handle(part), None, None
+        if getattr(part, "scales", None) is not None:
+            return native_int4.handle(part, False), None, None
+        columns = packed.columns(e)
+        if hasattr(part, "groups"):
+            return native_int4.handle(part, False), columns.scale, None
+        return native.handle(part), columns.scale, columns.zero
+
+
+_experts_rows: dict[Any, dict[int, int | None]] = {}
 
 
 class ElementRoad:

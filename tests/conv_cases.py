@@ -21,7 +21,7 @@ class Case(NamedTuple):
     values: str
     x_zero: str  # "none", "odd"
     w_zero: str  # "none", "one", "each"
-    out: str  # of OUTS, or "clamped"
+    out: str  # of OUTS, "clamped", or "steep": products of sums that leave int32
     form: str  # "packed", "plain", "channels of a wider image", "odd address"
     seed: int
 
@@ -130,14 +130,33 @@ def finished() -> Iterator[Case]:
         conv((8, 7), 5, 33, (3, 5), 1, 2, (1, 2)),
         conv((3, 5), 12, 16, (3, 2), pads=1, batch=2),
     ]
+    # lines of 9 … 16 output pixels and multiples, whose tiles AMX loads from the image
+    tiled = [
+        conv((7, 12), 64, 40, (3, 3), pads=1),
+        conv((5, 33), 64, 17, (3, 3), pads=1, batch=2),
+        conv((9, 30), 128, 33, (3, 3), 2, ((0, 2), (1, 1))),
+        conv((6, 47), 64, 18, (3, 3), 2, 1),
+        conv((6, 13), 64, 32, (3, 3), pads=2, dilation=2),
+        conv((7, 9), 64, 16, (2, 3), (1, 1), ((1, 0), (2, 2)), (3, 2), batch=2),
+        conv((11, 31), 3, 24, (7, 7), 2, 3, batch=2),  # four lines of the image in a pixel
+        conv((9, 11), 4, 33, (5, 4), 1, ((4, 1), (1, 2)), (2, 1)),
+        conv((8, 20), 16, 20, (4, 4), (3, 2), ((3, 0), (0, 2))),
+        conv((5, 16), 20, 48, (3, 3), pads=1),
+        conv((64, 12), 192, 16, (3, 3), pads=1),  # several bands
+        conv((2, 9), 512, 320, (3, 3), pads=1),  # several blocks of weights
+        conv((3, 9), 64, 5, (3, 3))._replace(before=(0, -1, -2), out=(1, 1, 12)),  # to the right of the image
+    ]
     forms = itertools.cycle(("packed", "odd address", "channels of a wider image"))
-    outs = itertools.cycle(("uint8", "clamped", "int8", "clamped", "residual"))
-    for seed, (geometry, kind) in enumerate(itertools.product([*whole, *dense, *gathered], VALUES)):
+    outs = itertools.cycle(("uint8", "clamped", "int8", "clamped", "residual", "steep", "clamped"))
+    for seed, (geometry, kind) in enumerate(itertools.product([*whole, *dense, *gathered, *tiled], VALUES)):
         yield Case(geometry, kind, ("odd", "none")[seed % 2], "none", next(outs), next(forms), 2000 + seed)
 
 
 def cases() -> Iterator[Case]:
     yield from finished()
+    for seed, (out, zero) in enumerate(itertools.product((*OUTS, "clamped"), ("none", "each"))):  # tiles of the image
+        geometry = conv((3, 11), 64, 20, (3, 3), pads=1)
+        yield Case(geometry, VALUES[seed % len(VALUES)], "odd", zero, out, "packed", 3000 + seed)
     forms = ("packed", "plain", "packed", "channels of a wider image", "odd address")
     ways = itertools.cycle(itertools.product(forms, VALUES))
     zeros = itertools.cycle(itertools.product(("odd", "none"), ("none", "none", "one", "each")))
@@ -193,6 +212,8 @@ def _epilogue(rng: np.random.Generator, case: Case, w_zero: Any) -> Epilogue:
     by = by._replace(limits=(-90, 100) if by.out == "int8" else (7, 255))
     if case.out == "clamped":
         return by
+    if case.out == "steep":
+        return by._replace(m=(10 ** rng.uniform(-5, 9, (1, n))).astype(np.float32))
     if case.out == "residual":
         codes = rng.integers(-128, 128, (pixels, n)).astype(np.int8)
         return by._replace(residual=codes, residual_scale=0.37, residual_zero=-3)

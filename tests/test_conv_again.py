@@ -25,10 +25,10 @@ def image(scale: float = 0.02, zero: int = 131, shape: Any = SHAPE) -> qk.QTenso
 
 def arguments() -> dict[str, Any]:
     return {
-        "x": image(), "weight": qk.pack_conv(WEIGHT, layout="NHWC"), "bias": BIAS.copy(), "layout": "NHWC",
-        "stride": 1, "padding": (1, 1), "dilation": 1, "groups": 1, "activation": None, "residual": image(0.04, 17),
-        "out_scale": 0.3, "out_zero_point": 90, "out_dtype": None, "rounding": "half_even",
-        "x_zero_point": 0, "w_zero_point": 0, "out": None,
+        "x": image(), "weight": qk.pack_conv(WEIGHT, layout="NHWC"), "bias": BIAS.copy(), "layout": "NHWC", "stride": 1,
+        "padding": (1, 1), "dilation": 1, "groups": 1, "activation": None, "residual": image(0.04, 17),
+        "out_scale": 0.3, "out_zero_point": 90, "out_dtype": None, "rounding": "half_even", "x_zero_point": 0,
+        "w_zero_point": 0, "out": None,
     }  # fmt: skip
 
 
@@ -125,6 +125,60 @@ def test_a_bias_that_changes_in_place() -> None:
     assert same(after, carefully(a)) and not np.array_equal(before.data, after.data)
 
 
+def test_what_was_remembered_of_a_bias_is_its_own() -> None:
+    """The first call's bias, written over since, is not what an equal one of later means."""
+    for out in (None, np.empty(SHAPE, np.uint8)):
+        a = {**arguments(), "bias": np.arange(8, dtype=np.int32) * 999, "out": out}
+        wanted = carefully({**a, "out": None}).data
+        conv = [np.array(getattr(qk.conv2d(**a), "data", out)) for _ in range(2)]
+        later = a["bias"].copy()
+        a["bias"][:] = 10**6
+        conv.append(np.array(getattr(qk.conv2d(**{**a, "bias": later}), "data", out)))
+        assert all(np.array_equal(one.reshape(SHAPE), wanted) for one in conv)
+
+
+OUTS: dict[str, Any] = {
+    "plain": lambda: np.empty(SHAPE, np.uint8),
+    "odd": lambda: np.empty(3 * 2 * 6 * 7 * 8, np.uint8)[1:673].reshape(SHAPE),
+    "strides": lambda: np.empty((4, *SHAPE[1:]), np.uint8)[::2],
+    "another type": lambda: np.empty(SHAPE, np.int8),
+    "another shape": lambda: np.empty((2, 7, 6, 8), np.uint8),
+    "fewer axes": lambda: np.empty((12, 7, 8), np.uint8),
+    "read only": lambda: np.frombuffer(bytes(672), np.uint8).reshape(SHAPE),
+    "no array": lambda: [0],
+}
+
+
+@pytest.mark.parametrize("name", OUTS)
+@pytest.mark.parametrize("first", [True, False])
+def test_another_out(name: str, first: bool) -> None:
+    """Written where the short way can, and else what the careful way says; remembered with an out and without."""
+    a = arguments()
+    wanted = carefully(a).data
+    qk.conv2d(**{**a, "out": np.empty(SHAPE, np.uint8) if first else None})
+    a["out"] = OUTS[name]()
+    assert is_short(a) == (name in ("plain", "odd")) or native._native is None
+    if name in ("plain", "odd", "strides"):
+        a["out"][:] = 77
+        assert qk.conv2d(**a) is a["out"]
+        assert np.array_equal(a["out"], wanted)
+    elif name != "another type":
+        with pytest.raises((ValueError, TypeError), match="out"):
+            qk.conv2d(**a)
+    assert same(qk.conv2d(**{**a, "out": None}), carefully({**a, "out": None}))
+
+
+@pytest.mark.parametrize("what", ["x", "residual"])
+def test_out_over_what_is_read(what: str) -> None:
+    a = arguments()
+    wanted = qk.conv2d(**a).data
+    out = a[what]._data
+    out.flags.writeable = True  # somebody else's idea
+    a["out"] = out
+    assert not is_short(a)
+    assert qk.conv2d(**a) is out and np.array_equal(out, wanted)
+
+
 def test_first_channels_take_the_careful_way() -> None:
     weight = qk.QTensor(np.moveaxis(WEIGHT.data, -1, 1), WEIGHT.scale, axis=0)
     for _ in range(3):
@@ -152,14 +206,15 @@ def test_use_and_forget() -> None:
 def test_references_are_balanced() -> None:
     a = arguments()
     kept = qk.conv2d(**a)
-    watched = (kept._scale, kept._grain, a["x"]._data, a["x"]._library, a["bias"], a["weight"]._repeat, None)
+    out = np.empty(SHAPE, np.uint8)
+    watched = (out, kept._scale, kept._grain, a["x"]._data, a["x"]._library, a["bias"], a["weight"]._repeat, None)
 
     def counts() -> list[int]:
         return [sys.getrefcount(one) for one in watched]
 
     before = counts()
     for _ in range(200):
-        assert is_short(a)
+        assert is_short(a) and is_short({**a, "out": out})
     after = counts()
     assert all(abs(x - y) < 20 for x, y in zip(before, after, strict=True)), (before, after)
 

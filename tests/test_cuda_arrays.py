@@ -222,6 +222,11 @@ def test_bad_input(gpu: Any) -> None:
         TypeError, match=r"matmul: a is on cuda:0, b is in host memory; wanted all of them in one place"
     ):
         qk.matmul(a, random((8, 4)))
+    acc = gpu.asarray(np.zeros((4, 8), np.int32))
+    with pytest.raises(TypeError, match=r"requantize: scale is on a GPU, wanted in host memory"):
+        qk.requantize(acc, gpu.asarray(np.ones(8)), axis=1)
+    with pytest.raises(TypeError, match=r"requantize: bias is on a GPU"):
+        qk.requantize(acc, 0.5, bias=gpu.asarray(np.ones((), np.int32)))
     with pytest.raises(TypeError, match=r"matmul: a is in host memory, b is on cuda:0"):
         qk.matmul(random((4, 8)), qk.pack(b))
     with pytest.raises(TypeError, match=r"matmul: a is on cuda:0, b is on cuda:1"):

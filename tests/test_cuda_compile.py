@@ -225,6 +225,17 @@ def test_whole_families(name: str, arch: str, tmp_path: pathlib.Path) -> None:
         check_memory(said)
 
 
+@pytest.mark.parametrize("name", ["general", "conv_general", "weights"])
+def test_the_host_half_compiles(name: str, tmp_path: pathlib.Path) -> None:
+    """A cubin has no host code, and g++ does not tell __device__ functions from others: an object does."""
+    if NVCC is None:
+        pytest.skip("nvcc is not on PATH")
+    code = "-gencode=arch=compute_80,code=compute_80"  # no machine code: a third of the time
+    command = [NVCC, "-std=c++17", "-fmad=false", "-c", code, str(CUDA / f"{name}.cu"), "-o", str(tmp_path / "host.o")]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.mark.skipif(not ALL, reason="every kernel of a module: make cuda-all")
 def test_the_module_loads_without_a_gpu(tmp_path: pathlib.Path) -> None:
     """No libcuda, no device: it imports, and says so."""

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 
 import cuda_bugs
 import cuda_conv_bugs
+import cuda_element_bugs
 import cuda_weight_bugs
 import pytest
 from cuda_bugs import TWELVE
@@ -23,8 +24,12 @@ from cuda_bugs import TWELVE
 ROOT = pathlib.Path(__file__).parent.parent
 CUDA = ROOT / "csrc" / "cuda"
 GXX = shutil.which("g++")
-FAMILIES = cuda_bugs.FAMILIES | cuda_weight_bugs.FAMILIES | cuda_conv_bugs.FAMILIES
-SOURCES = dict.fromkeys(cuda_weight_bugs.FAMILIES, "cuda_weight_trial.cpp") | {"CONV": "cuda_conv_trial.cpp"}
+PRODUCTS = cuda_bugs.FAMILIES | cuda_weight_bugs.FAMILIES | cuda_conv_bugs.FAMILIES
+FAMILIES = PRODUCTS | cuda_element_bugs.FAMILIES
+SOURCES = dict.fromkeys(cuda_weight_bugs.FAMILIES, "cuda_weight_trial.cpp") | {
+    "CONV": "cuda_conv_trial.cpp",
+    "ELEMENTS": "cuda_elements_trial.cpp",
+}
 SEEDS = range(1, 31)  # a race shows in some
 
 
@@ -55,11 +60,12 @@ class Trials:
             f"-DTRIAL_{family}",
             f'-DFAMILY="{header}"',
             f"-I{include}",
+            f"-I{ROOT / 'tests'}",
             str(ROOT / "tests" / SOURCES.get(family, "cuda_trial.cpp")),
         ]
         subprocess.run([*command, "-o", str(library)], check=True)
         self.library = ctypes.CDLL(str(library))
-        self.shapes = small if family in SOURCES else shapes
+        self.shapes = flat if family == "ELEMENTS" else small if family in SOURCES else shapes
 
     def run(self, which: int, m: int, n: int, k: int, splits: int, seed: int) -> tuple[int, str, int]:
         message, conflicts = ctypes.create_string_buffer(400), ctypes.c_long()
@@ -79,6 +85,11 @@ def small(seed: int) -> tuple[int, int, int, int]:
     return (m, n, 8 * k if seed % 2 else k, 1)
 
 
+def flat(seed: int) -> tuple[int, int, int, int]:
+    """Rows and their length: of every remainder by the 16 elements of a thread."""
+    return 5 + 21 * (seed % 3), 40 + 67 * (seed % 3) + seed % 5, 0, 1
+
+
 @pytest.fixture(scope="module", params=FAMILIES)
 def trials(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trials]:
     if GXX is None:
@@ -86,7 +97,7 @@ def trials(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     yield Trials(request.param, tmp_path_factory.mktemp(request.param))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", PRODUCTS)
 @pytest.mark.parametrize("name", TWELVE)
 def test_every_family_has_the_twelve(family: str, name: str) -> None:
     """Or its source shows that it has nothing to plant the bug in."""

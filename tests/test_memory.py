@@ -5,10 +5,8 @@ A subprocess a module, so that a fault is a failing test with the kernel's name,
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
+from guard_pages import assert_inside
 
 from qkernels.backends import native
 
@@ -18,29 +16,11 @@ except ImportError:
     _emulated = None  # type: ignore[assignment]
 
 SCRIPT = r"""
-import contextvars, ctypes, importlib, mmap, sys
+import contextvars, importlib, sys
 import numpy as np
+from guard_pages import guarded, release
 
-PAGE, CANARY = mmap.PAGESIZE, 0x5A5A5A5A
-libc = ctypes.CDLL(None, use_errno=True)
-libc.mmap.restype = ctypes.c_void_p
-libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
-libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-rooms = []
-
-def guarded(x, at_end):
-    '''A copy of x whose last (or first) byte is the last (first) before a page that may not be touched.'''
-    pages = -(-max(x.nbytes, 1) // PAGE)
-    base = libc.mmap(None, (pages + 2) * PAGE, 3, 0x22, -1, 0)
-    assert base not in (None, ctypes.c_void_p(-1).value)
-    for guard in (base, base + (pages + 1) * PAGE):
-        assert libc.mprotect(guard, PAGE, 0) == 0
-    rooms.append((base, (pages + 2) * PAGE))
-    start = base + PAGE + (pages * PAGE - x.nbytes if at_end else 0)
-    view = np.ctypeslib.as_array((ctypes.c_uint8 * x.nbytes).from_address(start)).view(x.dtype).reshape(x.shape)
-    view[...] = x
-    return view
+CANARY = 0x5A5A5A5A
 
 def spread(x, gap, at_end, fill):
     '''The same with `gap` elements of `fill` between its rows, and the flat buffer.'''
@@ -52,10 +32,6 @@ def spread(x, gap, at_end, fill):
 
 def backwards(x, at_end):
     return guarded(np.ascontiguousarray(x[::-1, ::-1]), at_end)[::-1, ::-1]
-
-def release():
-    while rooms:
-        libc.munmap(*rooms.pop())
 
 module = importlib.import_module("qkernels." + sys.argv[1])
 rng = np.random.default_rng(0)
@@ -114,6 +90,4 @@ print("all inside")
 def test_no_kernel_touches_what_is_not_its_own(module: str) -> None:
     if (native._native if module == "_native" else _emulated) is None:
         pytest.skip(f"the module {module} is not built")
-    done = subprocess.run([sys.executable, "-c", SCRIPT, module], capture_output=True, text=True)
-    last = (done.stdout.strip().splitlines() or ["nothing ran"])[-1]
-    assert last == "all inside", f"exit status {done.returncode} at: {last}\n{done.stderr[-2000:]}"
+    assert_inside(SCRIPT, module)

@@ -94,13 +94,13 @@ int32_t check_steps(const qk_conv_args& q, ConvJob& job, const Say& say) {
   return QK_OK;
 }
 
-// What the kernel for small groups asks for, where run_conv may hand the convolution to it.
-size_t grouped_bytes(const KernelRow& row, const ConvJob& job) {
-  if (!is_small_groups(job.shape) || job.shape.size[0] > 1 || job.shape.kernel[0] > 1) return 0;
-  const GroupedList list = grouped_rows();
+// What the kernels without windows ask for, where run_conv may hand the convolution to one.
+size_t direct_bytes(const KernelRow& row, const ConvJob& job) {
+  if (job.shape.size[0] > 1 || job.shape.kernel[0] > 1) return 0;
+  const DirectList list = direct_rows();
   size_t most = 0;
   for (int i = 0; i < list.count; ++i) {
-    const GroupedRow& one = list.rows[i];
+    const DirectRow& one = list.rows[i];
     if (strcmp(one.isa, row.isa) || one.a_signed != row.a_signed || one.w_signed != row.w_signed) continue;
     const size_t bytes = one.scratch_bytes(job);
     if (bytes > most) most = bytes;
@@ -125,8 +125,8 @@ size_t task_bytes(const KernelRow& row, const ConvJob& job) {
     const size_t bytes = row.scratch_bytes(g);
     if (bytes > most) most = bytes;
   }
-  const size_t product = lines(most) + lines(size_t(band) * size_t(g.k + 64)), grouped = grouped_bytes(row, job);
-  return product > grouped ? product : grouped;
+  const size_t product = lines(most) + lines(size_t(band) * size_t(g.k + 64)), direct = direct_bytes(row, job);
+  return product > direct ? product : direct;
 }
 
 int32_t read_conv(const qk_conv_args* args, bool query, Call& c, const Say& say) {

@@ -117,7 +117,8 @@ class AmxPipe {
   Job& job() { return jobs_[next_job_]; }
 
   // sums[rows][kSumsRow] (+)= A × weights over `steps` times 64 k. A in rows of a_stride bytes, a step further a_step;
-  // a panel of weights contiguous. With `last`, the sums are whole, and drained by job().
+  // a panel of weights contiguous. With `last`, the sums are whole, and drained by job(). Where there are `runs`, so many
+  // steps of each of them.
   void multiply(const uint8_t* a, idx a_step, idx a_stride, const uint8_t* w, idx w_panel, idx steps, int32_t* sums,
                 bool add, bool last) {
     const bool lower = rows_ > kTileRows, two = panels_ == 2;
@@ -143,6 +144,9 @@ class AmxPipe {
   }
 
   Ahead* ahead = nullptr;
+  const idx* runs = nullptr;  // of A that lies in pieces: where they begin, seen from the first
+  idx run_count = 1;
+  idx apart = 0;  // bytes from the upper rows of A to the lower; 0: they follow
 
  private:
   // The first k step, in which the tile before leaves the registers.
@@ -172,13 +176,13 @@ class AmxPipe {
   template <bool Lower, bool Two>
   __attribute__((noinline)) void run(const uint8_t* a, idx a_step, idx a_stride, const uint8_t* w, idx w_panel,
                                      idx steps, int32_t* sums, bool add) {
-    const uint8_t* b = a + upper_rows(rows_) * a_stride;
+    const uint8_t* b = a + (apart ? apart : upper_rows(rows_) * a_stride);
     const bool drains = held_ && held_last_ && !(add && held_ == sums);
     int32_t* const drained = held_;
     const Job* const job = held_job_;
     QK_MEMORY_BARRIER();
     turn<Lower, Two>(a, b, a_stride, w, w_panel, sums, add);
-    const idx a_time = padded(ceil_div(rows_, max_of(steps - 1, 1)), 2);
+    const idx a_time = padded(ceil_div(rows_, max_of(steps * run_count - 1, 1)), 2);
     idx left = drains ? rows_ : 0;
     if (drains && drain_.quick(*job)) {
       auto cursor = drain_.cursor(*job, drained);
@@ -216,21 +220,26 @@ class AmxPipe {
       between();
       for (idx i = 0; i < lines; ++i, next += 64) __builtin_prefetch(next, 0, 2);
     });
-    ahead->left -= lines * (steps - 1), ahead->next = next;
+    ahead->left -= lines * (steps * run_count - 1), ahead->next = next;
   }
 
   // k steps 1 …, with `between` behind each. Everything here must stay in registers.
   template <bool Lower, bool Two, class Between>
   QK_INLINE void loop(const uint8_t* a, const uint8_t* b, idx a_step, idx a_stride, const uint8_t* w, idx w_panel,
                       idx steps, const Between& between) {
-    for (idx s = 1; s < steps; ++s) {
-      a += a_step, b += a_step, w += kTileK * kPanel;
-      QK_LOAD();
-      QK_TDP(0, 4, 6);
-      if constexpr (Lower) QK_TDP(2, 5, 6);
-      if constexpr (Two) QK_TDP(1, 4, 7);
-      if constexpr (Lower && Two) QK_TDP(3, 5, 7);
-      between();
+    const uint8_t *const upper = a - a_step, *const lower = b - a_step;
+    for (idx r = 0, s = 1;;) {
+      for (; s < steps; ++s) {
+        a += a_step, b += a_step, w += kTileK * kPanel;
+        QK_LOAD();
+        QK_TDP(0, 4, 6);
+        if constexpr (Lower) QK_TDP(2, 5, 6);
+        if constexpr (Two) QK_TDP(1, 4, 7);
+        if constexpr (Lower && Two) QK_TDP(3, 5, 7);
+        between();
+      }
+      if (++r >= run_count) break;
+      a = upper + runs[r], b = lower + runs[r], s = 0;
     }
   }
 

@@ -12,6 +12,7 @@
 
 #include "../epilogue_columns.h"
 #include "environment.h"
+#include "features.h"
 #include "gather.h"
 #include "plan.h"
 #include "threads.h"
@@ -130,18 +131,19 @@ void fold_zero(const ConvJob& job, idx k, Epilogue& e, int32_t* room) {
   e.bias = room;
 }
 
-// The kernel for small groups, if the row's instruction set has one that takes this.
-const GroupedRow* grouped_of(const KernelRow& row, const ConvJob& job) {
-  const GroupedList list = grouped_rows();
+// The kernel without windows, if the row's instruction set has one that takes this.
+const DirectRow* direct_of(const KernelRow& row, const ConvJob& job) {
+  const DirectList list = direct_rows();
   for (int i = 0; i < list.count; ++i) {
-    const GroupedRow& one = list.rows[i];
-    if (strcmp(one.isa, row.isa) == 0 && one.a_signed == row.a_signed && one.w_signed == row.w_signed)
-      return one.takes(job) ? &one : nullptr;
+    const DirectRow& one = list.rows[i];
+    if (strcmp(one.isa, row.isa) == 0 && one.a_signed == row.a_signed && one.w_signed == row.w_signed &&
+        cpu_runs(one.needs) && one.takes(job))
+      return &one;
   }
   return nullptr;
 }
 
-// Output lines of all images on threads, in steps of `tile`: what a DepthwiseRow and a GroupedRow have in common.
+// Output lines of all images on threads, in steps of `tile`: what a DepthwiseRow and a DirectRow have in common.
 struct LinesContext {
   size_t (*scratch_bytes)(const ConvJob&);
   void (*block)(const ConvJob&, Range lines, void* scratch);
@@ -168,8 +170,6 @@ bool run_lines(const Row& row, const ConvJob& job, idx tile, int tasks) {
   return !c.failed;
 }
 
-constexpr double kGroupedGops = 400;  // nominal, of one core
-
 }  // namespace
 
 bool run_conv(const KernelRow& row, const ConvJob& job, int threads, bool forced) {
@@ -187,9 +187,9 @@ bool run_conv(const KernelRow& row, const ConvJob& job, int threads, bool forced
   }
   ConvJob folded = job;
   folded.epilogue = &c.folded;
-  if (const GroupedRow* direct = grouped_of(row, folded)) {
-    const double us =
-        2e-3 * double(pixels * s.filters) * double(m.k / m.channels * (s.channels / s.groups)) / kGroupedGops;
+  if (const DirectRow* direct = direct_of(row, folded)) {
+    const double sums = double(pixels * s.filters);
+    const double us = 2e-3 * sums * double(m.k / m.channels * (s.channels / s.groups)) / direct->gops + kOutputUs * sums;
     return run_lines(*direct, folded, 1, forced ? threads : threads_for(us, threads));
   }
   // The grid that leaves the largest block smallest; ties go to rows, whose windows are gathered once.

@@ -9,6 +9,10 @@ struct ConvShape {  // three spatial axes: depth, height, width
   idx batch, size[3], channels, filters, kernel[3], stride[3], dilation[3], before[3], out[3], groups;
 };
 
+static inline bool is_flat(const ConvShape& s) {  // without depth
+  return s.kernel[0] == 1 && s.size[0] == 1 && s.out[0] == 1 && s.before[0] == 0;
+}
+
 // One convolution, checked and ready. Weights are `matrices` merged groups in n16k4, one after the other; k runs over
 // taps and, innermost, the channels of the merged groups.
 struct ConvJob {
@@ -49,22 +53,23 @@ struct DepthwiseList {
 DepthwiseList depthwise_rows();  // every one of this build
 bool run_depthwise(const DepthwiseRow& row, const ConvJob& job, int threads, bool forced);
 
-// Convolutions of small groups, which `run_conv` hands to these where a row of that isa was asked for. job.w is n16k4,
-// the epilogue's bias holds the image's zero point.
-struct GroupedRow {
-  const char* isa;
+// Convolutions that read the image without windows side by side: `run_conv` hands to these what they take, where a row of
+// `isa` was asked for and the CPU runs `needs`. job.w is n16k4, the epilogue's bias holds the image's zero point.
+struct DirectRow {
+  const char *isa, *needs;
+  double gops;  // nominal rate of one core
   bool a_signed, w_signed;
   bool (*takes)(const ConvJob&);
-  size_t (*scratch_bytes)(const ConvJob&);
+  size_t (*scratch_bytes)(const ConvJob&);                    // 0 for shapes that it never takes
   void (*block)(const ConvJob&, Range lines, void* scratch);  // as of DepthwiseRow
 };
 
-struct GroupedList {
-  const GroupedRow* rows;
+struct DirectList {
+  const DirectRow* rows;
   int count;
 };
 
-GroupedList grouped_rows();
+DirectList direct_rows();  // every one of this build
 
 // As `run` of plan.h.
 bool run_conv(const KernelRow& row, const ConvJob& job, int threads, bool forced);

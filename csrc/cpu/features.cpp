@@ -19,6 +19,7 @@ enum {
   kAvx512f,
   kAvx512bw,
   kAvx512vl,
+  kAvx512Vbmi,
   kAvx512Vnni,
   kAvx512Bf16,
   kAmxTile,
@@ -58,6 +59,7 @@ Detected detect() {
            {"avx512f", zmm && (b7 >> 16 & 1)},
            {"avx512bw", zmm && (b7 >> 30 & 1)},
            {"avx512vl", zmm && (b7 >> 31 & 1)},
+           {"avx512_vbmi", zmm && (c7 >> 1 & 1)},
            {"avx512_vnni", zmm && (c7 >> 11 & 1)},
            {"avx512_bf16", zmm && (a71 >> 5 & 1)},
            {"amx_tile", amx_tile},
@@ -99,6 +101,7 @@ bool cpu_runs(const char* isa) {
   if (is("x86_avx512bw")) return has(kAvx512f, kAvx512bw, kAvx512vl);
   if (is("x86_avx512vnni")) return has(kAvx512f, kAvx512bw, kAvx512vl, kAvx512Vnni);
   if (is("x86_amx")) return has(kAvx512f, kAvx512bw, kAvx512vl, kAmxTile, kAmxInt8, kAmxPermitted);
+  if (is("x86_amx_conv")) return cpu_runs("x86_amx") && has(kAvx512Vbmi);
   if (is("x86_amxbf16")) return cpu_runs("x86_amx") && has(kAvx512Bf16, kAmxBf16);
   return false;
 }

@@ -49,16 +49,20 @@ struct Grouped {
     return p;
   }
 
-  static size_t scratch_bytes(const ConvJob& job) { return size_t(plan(job).total); }
+  static bool is_small(const ConvShape& s) {
+    const idx depth = s.channels / s.groups;
+    return is_flat(s) && s.groups > 1 && depth % kGroup == 0 && depth <= kMostDepth;
+  }
+
+  static size_t scratch_bytes(const ConvJob& job) { return is_small(job.shape) ? size_t(plan(job).total) : 0; }
 
   static bool takes(const ConvJob& job) {
     const ConvShape& s = job.shape;
     const idx depth = s.channels / s.groups, per = s.filters / s.groups;
-    const bool flat = s.kernel[0] == 1 && s.size[0] == 1 && s.out[0] == 1 && s.before[0] == 0;
     const idx together = per < D::kChannels ? D::kChannels / per : 1;  // groups of a vector
-    return flat && s.groups > 1 && depth % kGroup == 0 && depth <= kMostDepth && together * depth <= 64 &&
-           !job.w_zero && (D::kChannels % per == 0 || per % D::kChannels == 0) &&
-           s.filters / job.matrices % kPanel == 0 && (s.dilation[2] == 1 || depth == kGroup) &&
+    return is_small(s) && together * depth <= 64 && !job.w_zero &&
+           (D::kChannels % per == 0 || per % D::kChannels == 0) && s.filters / job.matrices % kPanel == 0 &&
+           (s.dilation[2] == 1 || depth == kGroup) &&
            finishes<D>(*job.epilogue, 1, s.filters, min_of(plan(job).pixels, s.out[2]));
   }
 

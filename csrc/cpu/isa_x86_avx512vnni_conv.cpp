@@ -35,17 +35,21 @@ struct QuadsIsa : VnniQuads<Zmm, Bytes512, ASigned, WSigned, 12> {
 
 }  // namespace
 
+constexpr double kGops = 600;
+
 #define QK_GROUPED_ROW(as, ws)               \
   {"x86_avx512vnni",                         \
+   "x86_avx512vnni",                         \
+   kGops,                                    \
    as,                                       \
    ws,                                       \
    Grouped<QuadsIsa<as, ws>>::takes,         \
    Grouped<QuadsIsa<as, ws>>::scratch_bytes, \
    Grouped<QuadsIsa<as, ws>>::block}
 
-static const GroupedRow rows_here[] = {QK_GROUPED_ROW(false, true), QK_GROUPED_ROW(true, true),
-                                       QK_GROUPED_ROW(true, false), QK_GROUPED_ROW(false, false)};
-const GroupedList grouped = {rows_here, 4};
+static const DirectRow rows_here[] = {QK_GROUPED_ROW(false, true), QK_GROUPED_ROW(true, true),
+                                      QK_GROUPED_ROW(true, false), QK_GROUPED_ROW(false, false)};
+const DirectList grouped = {rows_here, 4};
 
 }  // namespace x86_avx512vnni_conv
 }  // namespace qk

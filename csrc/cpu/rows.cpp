@@ -68,12 +68,27 @@ DepthwiseList depthwise_rows() {
   return {joined.rows, joined.count};
 }
 
-GroupedList grouped_rows() {
-#ifdef QK_HAVE_X86_AVX512VNNI_CONV
-  return x86_avx512vnni_conv::grouped;
-#else
-  return {nullptr, 0};
+DirectList direct_rows() {
+  static const DirectList lists[] = {
+#ifdef QK_HAVE_X86_AMX_CONV
+      x86_amx_conv::direct,
 #endif
+#ifdef QK_HAVE_X86_AVX512VNNI_CONV
+      x86_avx512vnni_conv::grouped,
+#endif
+      {nullptr, 0},
+  };
+  constexpr int kLists = sizeof lists / sizeof lists[0];
+  struct Joined {
+    DirectRow rows[kLists * 4];
+    int count = 0;
+    Joined() {
+      for (const DirectList& list : lists)
+        for (int i = 0; i < list.count; ++i) rows[count++] = list.rows[i];
+    }
+  };
+  static const Joined joined;
+  return {joined.rows, joined.count};
 }
 
 }  // namespace qk

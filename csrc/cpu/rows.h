@@ -37,10 +37,11 @@ extern const RowList list;
 extern const Int4List int4_list;
 extern const DepthwiseList depthwise;
 }  // namespace x86_avx512vnni
-namespace x86_avx512vnni_conv { extern const GroupedList grouped; }
+namespace x86_avx512vnni_conv { extern const DirectList grouped; }
 namespace x86_amx {
 extern const RowList list;
 extern const Int4List int4_list;
 }  // namespace x86_amx
+namespace x86_amx_conv { extern const DirectList direct; }
 namespace x86_amxbf16 { extern const Int4List int4_list; }  // namespace x86_amxbf16
 }  // namespace qk

@@ -161,7 +161,7 @@ QK_DEVICE void finish_one(const Epilogue& e, int64_t batch, int64_t i, int64_t j
 // The usual wishes only, where every vector is aligned; the rest goes element by element, in a loop. Written out for
 // every rounding and every edge this was 32 000 instructions in the largest kernel, of an instruction cache of 8 000.
 // Residuals of codes in vectors: sm_90a's largest tile, which has 168 registers a thread, spills 16 bytes.
-QK_DEVICE int bytes_of(Output output) {
+QK_HD int bytes_of(Output output) {
   return output >= kS16 ? 2 : output >= kS8 ? 1 : output == kF16 || output == kBf16 ? 2 : 4;
 }
 

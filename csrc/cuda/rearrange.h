@@ -19,8 +19,12 @@ QK_DEVICE uint32_t rearranged_word(const RearrangeArgs& args, const uint8_t* fro
   return word;
 }
 
-// 64 rows × 64 k of shared memory, [row][k], 4 words further apart than they are long: rows begin in different banks.
-QK_DEVICE uint32_t tile_at(int row, int k) { return row * (kRearrangeTile + 16) + k; }
+// 64 rows × 64 k of shared memory, two rows a line of 32 banks, its 8 chunks of 16 bytes in another order in each four
+// rows: neither the words of a transposition, which go to every fourth row, nor the chunks on their way out meet in a bank.
+QK_DEVICE uint32_t tile_at(int row, int k) {
+  const int chunk = (row & 1) * 4 + k / 16;
+  return (row >> 1) * 128 + (chunk ^ (row >> 2 & 7)) * 16 + k % 16;
+}
 
 QK_DEVICE uint32_t byte_of(uint32_t word, int b) { return word >> 8 * b & 0xFF; }
 
@@ -33,7 +37,7 @@ QK_KERNEL(256, 4) rearrange(QK_ARGUMENT RearrangeArgs args) {
   const bool words =
       (args.row_step == 1 ? args.k_step : args.row_step) % 4 == 0 && (reinterpret_cast<uintptr_t>(from) & 3) == 0;
   if (args.row_step == 1) {  // neighbours are neighbouring rows: 4 rows × 4 k a thread
-    const int row = t % 16 * 4, k = t / 16 * 4;
+    const int row = t % 8 * 4 + t / 32 % 2 * 32, k = t / 8 % 4 * 4 + t / 64 * 16;
     uint32_t x[4];
     if (words && first_row + row + 4 <= args.rows && first_k + k + 4 <= args.k) {
       QK_UNROLL
@@ -73,7 +77,7 @@ inline void launch_rearrange(const RearrangeArgs& args, Stream stream) {
   shape.grid_y = int(ceil_to(args.pitch, kRearrangeTile));
   shape.grid_z = int(args.batches);
   shape.threads = 256;
-  shape.shared_bytes = kRearrangeTile * (kRearrangeTile + 16);
+  shape.shared_bytes = kRearrangeTile * kRearrangeTile;
   launch(rearrange, shape, stream, args, "rearrange");
 }
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 import qkernels as qk
-from qkernels.bench import conv, elementwise, int4, limits, linear, network, peers, report, roofline, shapes
+from qkernels.bench import conv, conv_floats, elementwise, int4, limits, linear, network, peers, report, roofline, shapes
 from qkernels.bench.contender import GEMM, Contender, Subject
 from qkernels.bench.measure import measure
 from qkernels.config import _cpu_name
@@ -130,7 +130,7 @@ def _run_convolutions(options: argparse.Namespace, arguments: Sequence[str]) -> 
     results = []
     for shape in chosen:
         progress.step(shape.name)
-        others = conv.PEERS if options.peers else ()
+        others = (*conv.PEERS, *conv_floats.PEERS) if options.peers else ()
         results.append(conv.measure(shape, threads=options.threads, peers=others, rounds=rounds, seconds=seconds))
     progress.end()
     print(f"{_cpu_name()}, {options.threads} thread(s), u8·s8 → u8, µs, medians; {datetime.date.today().isoformat()}")

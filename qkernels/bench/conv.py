@@ -84,7 +84,7 @@ class OursSigned(Ours):
     name, signed = "qkernels_s8", True
 
 
-class _Peer:
+class Peer:
     name = ""
     modules: tuple[str, ...] = ()
 
@@ -93,7 +93,7 @@ class _Peer:
         return f"not installed: {', '.join(missing)}" if missing else ""
 
 
-class TorchOneDnn(_Peer):
+class TorchOneDnn(Peer):
     """qconv2d_pointwise with prepacked weights, channels last."""
 
     name, modules = "torch_onednn", ("torch",)
@@ -119,7 +119,7 @@ class TorchOneDnn(_Peer):
         return lambda: call().permute(0, 2, 3, 1)
 
 
-class OnnxRuntime(_Peer):
+class OnnxRuntime(Peer):
     """QLinearConv, channels first."""
 
     name, modules, channels_last = "ort_nchw", ("onnxruntime", "onnx"), False
@@ -168,7 +168,7 @@ class OnnxRuntimeNhwc(OnnxRuntime):
     name, channels_last = "ort_nhwc", True
 
 
-class OpenVino(_Peer):
+class OpenVino(Peer):
     """FakeQuantize round a float convolution, which its passes make an integer one; u8 in and out, channels last."""
 
     name, modules = "openvino", ("openvino",)
@@ -213,7 +213,7 @@ class OpenVino(_Peer):
         return call
 
 
-class LiteRt(_Peer):
+class LiteRt(Peer):
     """XNNPACK, by a model of one operator made in memory; s8·s8 → s8, which is its type."""
 
     name, modules = "litert", ("ai_edge_litert", "flatbuffers")
@@ -311,9 +311,15 @@ class Result(NamedTuple):
     def us(self, name: str) -> float:
         return limits.median(self.samples.get(name, []))
 
-    def best_peer(self) -> str:
+    def best_peer(self, floats: bool = False) -> str:
+        """Of integers, or of the float32 ones (conv_floats.py)."""
         ours = (Ours.name, OursSigned.name)
-        return min((name for name in self.samples if name not in ours), key=self.us, default="")
+        others = (name for name in self.samples if name not in ours and name.endswith("_f32") == floats)
+        return min(others, key=self.us, default="")
+
+    def ratio(self, floats: bool = False) -> float:
+        best = self.best_peer(floats)
+        return self.us(best) / self.us(Ours.name) if best else math.nan
 
 
 def wanted_codes(layer: Layer) -> np.ndarray:
@@ -364,19 +370,20 @@ def measure(
 
 
 def table(results: Sequence[Result]) -> str:
-    """µs of everybody, the ratio to the best peer that is right, the share of the roof."""
+    """µs of everybody, the ratio to the best peer that is right, to the best float32 one, the share of the roof."""
     names = [Ours.name, OursSigned.name, *(peer.name for peer in PEERS)]
-    lines = [f"{'layer':24}" + "".join(f"{name:>14}" for name in names) + "   × best peer   % of peak"]
+    lines = [f"{'layer':24}" + "".join(f"{name:>14}" for name in names) + "   × best peer   × best f32   % of peak"]
     ratios = []
     for result in results:
         cells = "".join(
             f"{result.us(name):14.1f}" if name in result.samples else f"{'wrong' if name in result.wrong else '—':>14}"
             for name in names
         )
-        best = result.best_peer()
-        ratio = result.us(best) / result.us(Ours.name) if best else math.nan
-        ratios.append(ratio)
-        lines.append(f"{result.name:24}{cells}{ratio:14.2f}{100 * result.compute_us / result.us(Ours.name):12.0f}")
+        ratios.append(result.ratio())
+        share = 100 * result.compute_us / result.us(Ours.name)
+        floats = result.best_peer(floats=True)
+        beside = f"{result.ratio(floats=True):6.2f} {floats.removesuffix('_f32'):10}" if floats else f"{'—':>6}{'':11}"
+        lines.append(f"{result.name:24}{cells}{result.ratio():14.2f}{beside}{share:8.0f}")
     lines.append(f"geometric mean of the ratios: {geometric_mean(ratios):.2f}")
     return "\n".join(lines)
 

@@ -240,7 +240,10 @@ def _remember(key: Any, call: _Call, kernel: Any, target: np.ndarray, arguments:
     ready, operands, w = getattr(getattr(kernel, "run", None), "ready", None), call.operands, call.operands.w
     if ready is None or not call.order.channels_last or verbose.ENABLED or not operands.x.flags.c_contiguous:
         return
-    run = ready(operands.x, w, operands.conv, target, operands.x_zero, call.epilogue)
+    by = call.epilogue
+    if by.bias is not None:  # the caller's memory, maybe, who may write there
+        by = by._replace(bias=by.bias.copy())
+    run = ready(operands.x, w, operands.conv, target, operands.x_zero, by)
     if run is None or call.wishes.dtype == "float64":
         return
     if len(w._ready) >= READY:
@@ -249,7 +252,7 @@ def _remember(key: Any, call: _Call, kernel: Any, target: np.ndarray, arguments:
     plain = wishes.kind == "codes" and container(wishes.dtype).name == wishes.dtype
     parts = fused.parts_of(wishes) if plain else None
     w._ready[key] = _Ready(run, target.dtype, (operands.conv.pixels, operands.conv.filters), wishes, parts)
-    if parts is not None and call.out is None:
+    if parts is not None:
         _, _, x, _, bias, *where, (activation, residual, *wanted, _) = arguments
         fixed = (*where[:5], activation, *wanted, *where[5:])
         _road.remember(w, run, x, bias, residual, fixed, wishes.shape, parts)

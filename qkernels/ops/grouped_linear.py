@@ -7,12 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from qkernels.arrays import as_array, is_torch
-from qkernels.ops.linear import linear, pack_linear
+from qkernels import dispatch, verbose
+from qkernels.activations import CLAMPS
+from qkernels.arrays import as_array, as_float32, float_name, is_torch, library_of
+from qkernels.bounds import S32_MAX
+from qkernels.device import is_on_device
+from qkernels.dtypes import FLOAT_TYPES
+from qkernels.ops import fused
+from qkernels.ops.linear import COMPUTE, Call, epilogue_of_floats, linear, pack_linear, part_of_floats
+from qkernels.ops.linear import OP as LINEAR
 from qkernels.tensor import QTensor
 from qkernels.weight import PackedLinear
+from qkernels.weight_groups import PackedGroups
 
 OP = "grouped_linear"
+_road = dispatch.ExpertsRoad(enabled=not verbose.ENABLED)
 
 
 def grouped_linear(x: Any, weight: Any, offsets: Any, bias: Any = None, **epilogue: Any) -> Any:
@@ -26,6 +35,9 @@ def grouped_linear(x: Any, weight: Any, offsets: Any, bias: Any = None, **epilog
     out.
     Raises  TypeError, ValueError as `linear`, and for offsets that do not divide the rows.
     """
+    result = _short(x, weight, offsets, bias, **epilogue)
+    if result is not None:
+        return result
     packed = _experts(weight)
     sizes: Any = packed.shape
     experts, n, k = sizes
@@ -37,12 +49,76 @@ def grouped_linear(x: Any, weight: Any, offsets: Any, bias: Any = None, **epilog
     ends = _offsets(offsets, experts, tokens)
     if bias is not None and tuple(getattr(bias, "shape", ())) != (experts, n):
         raise ValueError(f"{OP}: bias has shape {tuple(getattr(bias, 'shape', ()))}, wanted ({experts}, {n})")
-    residual, out = epilogue.pop("residual", None), epilogue.pop("out", None)
+    residual, out = epilogue.get("residual"), epilogue.get("out")
     for name, value in (("residual", residual), ("out", out)):
         if value is not None and tuple(value.shape) != (tokens, n):
             raise ValueError(f"{OP}: {name} has shape {tuple(value.shape)}, wanted ({tokens}, {n})")
-    parts = []
-    for e in range(experts):
+    result = _together(x, packed, ends, bias, **epilogue)
+    return _one_by_one(x, packed, ends, bias, **epilogue) if result is None else result
+
+
+def _short(x: Any, weight: Any, offsets: Any, bias: Any, activation: Any = None, out: Any = None, **others: Any) -> Any:
+    """The result of an ordinary call of a kind that was decided before; else None."""
+    packed = weight if type(weight) is PackedLinear else weight._packed if type(weight) is QTensor else None
+    made = None if others or packed is None else packed._together.get(False)
+    if made is None:
+        return None
+    if activation is not None and not (type(activation) is str and activation in CLAMPS):
+        return None
+    ends = offsets if type(offsets) is np.ndarray else np.asarray(offsets)
+    clamp = None if activation is None else CLAMPS[activation]
+    return _road.short(x, made[0], ends, bias, clamp, out)
+
+
+def _together(
+    x: Any, packed: PackedLinear, ends: list[int], bias: Any, *, activation: Any = None, residual: Any = None,
+    out_dtype: Any = None, compute: Any = "int8", out: Any = None, **unusual: Any,
+) -> Any:  # fmt: skip
+    """Floats of floats in host memory: all experts in one call, each expert's weights read once. Else None."""
+    sizes: Any = packed.shape
+    experts, n, k = sizes
+    part, floats = packed.parts[0], compute != "int8"
+    grouped = isinstance(part, PackedGroups)
+    if unusual or not ends[-1] or not n or not k or not _road.enabled or compute not in COMPUTE:
+        return None
+    if isinstance(x, QTensor) or float_name(x) not in FLOAT_TYPES or is_on_device(x):
+        return None
+    if (packed.group_size is not None and not grouped) or (bias is not None and float_name(bias) not in FLOAT_TYPES):
+        return None
+    if not floats and 127 * 255 * k > S32_MAX:  # the columns must be looked at
+        return None
+    try:
+        shape = ends[-1], n
+        wishes = fused.check_wishes(OP, x, shape, None, activation, residual, None, 0, out_dtype, "half_even", out)
+        biases = None if bias is None else np.ascontiguousarray(as_float32(bias, OP, "bias"))
+    except (TypeError, ValueError):  # which the first expert says better
+        return None
+    if wishes.kind != "float":
+        return None
+    a = np.ascontiguousarray(as_float32(x, OP, "x"))
+    call = Call(
+        x, packed, wishes, "kernel", a, 0, k, epilogue_of_floats(wishes, None, None), library_of(x),
+        "weight_only" if floats else LINEAR, compute,
+    )  # fmt: skip
+    counts = [end - begin for begin, end in itertools.pairwise(ends)]
+    first = part_of_floats(packed.expert(0)) if floats else part
+    rows = _road.rows(counts, lambda m: call.problem(m, first))
+    if rows is None:
+        return None
+    target = fused.room(wishes, a, biases)
+
+    def parts() -> list[Any]:
+        return [part_of_floats(packed.expert(e)) for e in range(experts)] if floats else list(packed.parts)
+
+    _road.run(packed, parts, floats, rows, ends[1:], a, target, call.epilogue, biases)
+    return fused.deliver(wishes, target, call.library)
+
+
+def _one_by_one(
+    x: Any, packed: PackedLinear, ends: list[int], bias: Any, residual: Any = None, out: Any = None, **epilogue: Any
+) -> Any:
+    parts, tokens = [], ends[-1]
+    for e in range(len(ends) - 1):
         rows = slice(ends[e], ends[e + 1])
         if rows.start == rows.stop and (tokens or e):
             continue
@@ -77,8 +153,8 @@ def _offsets(offsets: Any, experts: int, tokens: int) -> list[int]:
         raise TypeError(f"{OP}: offsets has dtype {found.dtype}, wanted integers")
     if found.shape != (experts + 1,):
         raise ValueError(f"{OP}: offsets has shape {found.shape}, wanted ({experts + 1},) for {experts} experts")
-    ends = [int(v) for v in found]
-    if ends[0] != 0 or ends[-1] != tokens or any(b < a for a, b in itertools.pairwise(ends)):
+    ends: list[int] = found.tolist()
+    if ends[0] != 0 or ends[-1] != tokens or (found[1:] < found[:-1]).any():
         raise ValueError(
             f"{OP}: offsets are {ends[0]} … {ends[-1]}, wanted 0 … {tokens} (the rows of x), never falling"
         )

@@ -266,6 +266,9 @@ def _requantize_call(
     from qkernels.ops.requantize import _check
 
     same_device("requantize", acc=acc, out=out)
+    for name, value in (("scale", scale), ("zero_point", zero_point), ("bias", bias)):
+        if is_on_device(value):
+            raise TypeError(f"requantize: {name} is on a GPU, wanted in host memory, where multipliers are made (A4)")
     call = _check(stand_in(acc), scale, zero_point, dtype, axis, bias, clamp, rounding, None)
     return call, view(acc)
 

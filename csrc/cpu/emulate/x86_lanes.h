@@ -204,6 +204,10 @@ QK_OF(__m512i, _mm512_max_epi8, (__m512i x, __m512i y),
       (map2<int8_t>(x, y, [](int a, int b) { return a > b ? a : b; })))
 QK_OF(__m512i, _mm512_max_epu8, (__m512i x, __m512i y),
       (map2<uint8_t>(x, y, [](int a, int b) { return a > b ? a : b; })))
+QK_OF(__m512i, _mm512_min_epi8, (__m512i x, __m512i y),
+      (map2<int8_t>(x, y, [](int a, int b) { return a < b ? a : b; })))
+QK_OF(__m512i, _mm512_min_epu8, (__m512i x, __m512i y),
+      (map2<uint8_t>(x, y, [](int a, int b) { return a < b ? a : b; })))
 QK_OF(__m256i, _mm256_set1_epi16, (short x), all<__m256i>(int16_t(x)))
 QK_OF(__m512i, _mm512_set1_epi16, (short x), all<__m512i>(int16_t(x)))
 QK_OF(__m256, _mm256_set1_ps, (float x), all<__m256>(x))
@@ -304,6 +308,8 @@ QK_OF(__m128i, _mm_maskz_loadu_epi8, (__mmask16 mask, const void* p),
       (masked_load<__m128i>(mask, static_cast<const uint8_t*>(p))))
 QK_OF(__m512i, _mm512_maskz_loadu_epi8, (__mmask64 mask, const void* p),
       (masked_load<__m512i>(mask, static_cast<const uint8_t*>(p))))
+QK_OF(__m256i, _mm256_maskz_loadu_epi8, (__mmask32 mask, const void* p),
+      (masked_load<__m256i>(mask, static_cast<const uint8_t*>(p))))
 QK_OF(__m256i, _mm256_maskz_loadu_epi16, (__mmask16 mask, const void* p),
       (masked_load<__m256i>(mask, static_cast<const uint16_t*>(p))))
 
