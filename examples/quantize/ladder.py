@@ -170,7 +170,7 @@ def compared(case: Case, row: Row, table: list[Row]) -> str:
         return f"{row.name}: less {of} than any uniform precision takes"
     best = max(rivals, key=lambda one: np.inf if one.name == "float" else one.sqnr_db)
     mine, theirs = (
-        f"{one.accuracy:.2%}, {one.alike:.2%} as float, loss {one.loss:.4f}, {np.nan_to_num(one.sqnr_db, nan=np.inf):.1f} dB"
+        f"{one.accuracy:.2%}, {one.alike:.2%} as float, loss {one.loss:.4f}, {one.sqnr_db:.1f} dB"
         for one in (row, best)
     )
     took = times(case, [row, best])
