@@ -124,8 +124,9 @@ py::capsule packed(const py::array& data, const py::array& sums, idx k, idx n, b
           "packed: data has the wrong size");
   require(sv.dims == 1 && is_int32(sv) && sv.aligned && sv.strides[0] == 4 && sv.shape[0] == panels * kPanel,
           "packed: sums has the wrong size");
-  return py::capsule(new Packed{dv.data, reinterpret_cast<const int32_t*>(sv.data), k, n, is_signed}, kPackedName,
-                     [](PyObject* self) { delete packed_of(self); });
+  const bool narrow = are_narrow(dv.data, dv.shape[0], is_signed);
+  return py::capsule(new Packed{dv.data, reinterpret_cast<const int32_t*>(sv.data), k, n, is_signed, narrow},
+                     kPackedName, [](PyObject* self) { delete packed_of(self); });
 }
 
 double peak(int index, idx rounds) {
@@ -178,6 +179,7 @@ QK_PYBIND11_MODULE(QK_MODULE, m) {
   add_linear(m);
   add_conv(m);
   add_int4(m);
+  add_experts(m);
   add_topk(m);
   add_fast_call(m.ptr());
   add_fast_conv(m.ptr());

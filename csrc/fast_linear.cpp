@@ -127,6 +127,7 @@ struct Call {
     Int4 product = handle->low.g;
     set_caches(product);
     product.m = m;
+    if (!values) product.a = g.a, product.a_row = g.a_row, product.a_col = g.a_col, product.a_zero = g.a_zero;
     e.float_sums = product.scales != nullptr;
     return run_int4(*low_row, product, e, values, threads, false);
   }
@@ -208,9 +209,13 @@ PyObject* fast_codes(PyObject*, PyObject* const* args, Py_ssize_t count) {
   e.out = call.out.data, e.out_row = n, e.w_scale = call.handle->scale, e.a_scale = &a_scale;
   const float sy = real ? 1.0f : float(PyFloat_AS_DOUBLE(out_scale));
   const float* const float_bias = e.float_bias;
-  if (!(sy > 0) || !is_finite(sy) || out_zero < (real ? 0 : low) || out_zero > (real ? 0 : high) ||
-      !set_columns(e, call.handle->scale, n, call.k, a_scale, sy, multipliers, rounded, reach))
+  if (!(sy > 0) || !is_finite(sy) || out_zero < (real ? 0 : low) || out_zero > (real ? 0 : high)) return call.give_up();
+  if (!e.w_scale) {  // groups have scales: sums are real, weighed already (A10)
+    if (!real || e.bias) return call.give_up();
+  } else if (!set_columns(e, e.w_scale, n, call.k, a_scale, sy, multipliers, rounded, reach)) {
     return call.give_up();
+  }
+  if (zero && call.low_row && !call.handle->low.g.w_sums) return call.give_up();
   if (real) {
     e.type = Written::f32;
     e.float_bias = float_bias;
@@ -281,8 +286,9 @@ bool runs(const Packed& w, int index, bool floats) {
 
 bool runs_int4(const PackedInt4& w, int index, bool floats) {
   const Int4List list = all_int4_rows();
-  return floats && index < list.count && cpu_runs(list.rows[index].isa) && list.rows[index].a_signed &&
-         list.rows[index].bits == w.bits && list.rows[index].float_sums == (w.g.scales != nullptr);
+  return index < list.count && cpu_runs(list.rows[index].isa) && (!floats || list.rows[index].a_signed) &&
+         !list.rows[index].of_floats && list.rows[index].bits == w.bits && list.rows[index].w_signed == w.w_signed &&
+         list.rows[index].float_sums == (w.g.scales != nullptr);
 }
 
 // remember_linear(packed, row, m, floats)
@@ -297,7 +303,8 @@ PyObject* remember_linear(PyObject*, PyObject* args) {
     PyErr_SetString(PyExc_ValueError, "remember_linear: that row does not run this weight here");
     return nullptr;
   }
-  const XKind kind = floats ? kOfFloats : all_rows().rows[row].a_signed ? kOfSigned : kOfUnsigned;
+  const bool is_signed = handle->low.bits ? all_int4_rows().rows[row].a_signed : all_rows().rows[row].a_signed;
+  const XKind kind = floats ? kOfFloats : is_signed ? kOfSigned : kOfUnsigned;
   handle->known[kind][m % kKnown] = {m, row};
   Py_RETURN_NONE;
 }

@@ -1,4 +1,5 @@
-// Python's door to 4- and 2-bit weights: rows as data, packed weights as handles, Kernel.run of their rows.
+// Python's door to weights of 4 and 2 bits, and of 8 with groups: rows as data, packed weights as handles, Kernel.run of
+// their rows.
 #include "cpu/int4.h"
 
 #include <vector>
@@ -31,6 +32,7 @@ py::list int4_rows() {
     one["isa"] = row.isa;
     one["mr"] = row.mr;
     one["nr"] = row.nr;
+    one["bits"] = row.bits;
     one["min_m"] = row.min_m;
     one["gops"] = row.gops;
     one["gb_s"] = row.gb_s;
@@ -53,13 +55,14 @@ const void* elements(const py::object& object, idx count, size_t size, const cha
 }
 
 // A handle to packed weights whose buffers the caller keeps alive.
-py::capsule packed_int4(const py::object& data, idx k, idx n, int bits, idx group, const py::object& scales,
-                        int scale_type, const py::object& factors, const py::object& zeros, int zero,
-                        const py::object& sums, bool fits_int8) {
-  require(k > 0 && n > 0 && (bits == 4 || bits == 2) && group > 0 && group % kUnit == 0, "packed_int4: bad sizes");
+py::capsule packed_int4(const py::object& data, idx k, idx n, int bits, bool w_signed, idx group,
+                        const py::object& scales, int scale_type, const py::object& factors, const py::object& zeros,
+                        int zero, const py::object& sums, bool fits_int8, bool tame_scales) {
+  require(k > 0 && n > 0 && (bits == 8 || ((bits == 4 || bits == 2) && !w_signed)) && group > 0 && group % kUnit == 0,
+          "packed_int4: bad sizes");
   require(scale_type >= kScaleF32 && scale_type <= kScaleBf16, "packed_int4: unknown scale type");
   PackedInt4 w = {};
-  w.bits = bits;
+  w.bits = bits, w.w_signed = w_signed;
   Int4& g = w.g;
   g.k = k, g.n = n, g.group = group;
   const idx count = padded(n, kPanel) * g.groups();
@@ -72,7 +75,7 @@ py::capsule packed_int4(const py::object& data, idx k, idx n, int bits, idx grou
   g.zeros = static_cast<const uint8_t*>(elements(zeros, count, 1, "packed_int4: zeros"));
   g.zero = zero;
   g.w_sums = static_cast<const int32_t*>(elements(sums, count, 4, "packed_int4: sums"));
-  g.fits_int8 = fits_int8;
+  g.fits_int8 = fits_int8, g.tame_scales = tame_scales;
   return py::capsule(new PackedInt4(w), kPackedInt4, [](PyObject* self) { delete packed_int4_of(self); });
 }
 
@@ -86,8 +89,8 @@ void linear_int4(int index, const py::array& a, const py::object& w, const py::a
   require(packed, "linear: these weights are not packed for this row");
   Int4 g = packed->g;
   const View av = view_of(a.ptr());
-  require(packed->bits == row.bits && (g.scales != nullptr) == row.float_sums && av.dims == 2 && av.shape[1] == g.k &&
-              av.shape[0] > 0,
+  require(packed->bits == row.bits && packed->w_signed == row.w_signed && (g.scales != nullptr) == row.float_sums &&
+              av.dims == 2 && av.shape[1] == g.k && av.shape[0] > 0,
           "linear: these weights do not fit");
   g.m = av.shape[0];
   const bool real = a.dtype().kind() == 'f';
@@ -124,13 +127,14 @@ const PackedInt4* packed_int4_of(PyObject* object) {
 }
 
 void add_int4(py::module_& module) {
-  module.def("int4_rows", &int4_rows, "Every kernel of 4- and 2-bit weights, as data.");
+  module.def("int4_rows", &int4_rows, "Every kernel of weights of 4 and 2 bits, and of 8 with groups, as data.");
   module.def("packed_int4", &packed_int4, py::arg("data"), py::arg("k"), py::arg("n"), py::arg("bits"),
-             py::arg("group"), py::arg("scales"), py::arg("scale_type"), py::arg("factors"), py::arg("zeros"),
-             py::arg("zero"), py::arg("sums"), py::arg("fits_int8"),
+             py::arg("w_signed"), py::arg("group"), py::arg("scales"), py::arg("scale_type"), py::arg("factors"),
+             py::arg("zeros"), py::arg("zero"), py::arg("sums"), py::arg("fits_int8"), py::arg("tame_scales"),
              "A handle to packed weights; the caller keeps the buffers alive.");
   module.def("linear_int4", &linear_int4, py::arg("row"), py::arg("a"), py::arg("w"), py::arg("out"),
-             py::arg("epilogue"), py::arg("threads") = 0, "Kernel.run of op linear with 4- or 2-bit weights.");
+             py::arg("epilogue"), py::arg("threads") = 0,
+             "Kernel.run of ops linear and weight_only with such weights.");
 }
 
 }  // namespace qk

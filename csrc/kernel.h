@@ -34,6 +34,7 @@ struct Gemm {
   idx a_row, a_col;
   const uint8_t* w;  // n16k4; panel p begins at w + p * w_panel
   idx w_panel;
+  bool w_narrow;  // narrow.h; then w_sums are there. False where nobody looked
   const int32_t*
       w_sums;    // of every column, padded to whole panels; unused where the row does not flip and a_zero is null
   int32_t* out;  // unit column stride

@@ -12,13 +12,15 @@ namespace qk {
 Epilogue epilogue_of(const pybind11::tuple& by, const pybind11::array& out, idx m, idx n, bool finds_scale,
                      std::vector<int32_t>& zeros, bool float_sums = false);
 const int32_t* read_a_zero(const pybind11::tuple& by, idx m);
-void add_linear(pybind11::module_& module);  // linear.cpp: the careful way in
-void add_fast_linear(PyObject* module);      // fast_linear.cpp: the short one, of floats
-void add_int4(pybind11::module_& module);    // int4.cpp: 4- and 2-bit weights
+void add_linear(pybind11::module_& module);   // linear.cpp: the careful way in
+void add_fast_linear(PyObject* module);       // fast_linear.cpp: the short one, of floats
+void add_experts(pybind11::module_& module);  // experts.cpp: mixtures of experts
+void add_int4(pybind11::module_& module);     // int4.cpp: 4- and 2-bit weights, 8-bit ones with groups
 
 struct PackedInt4 {
   Int4 g;  // all that belongs to the weights
   int bits;
+  bool w_signed;
 };
 const PackedInt4* packed_int4_of(PyObject* object);  // null for anything else than its handle
 }  // namespace qk

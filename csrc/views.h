@@ -15,6 +15,7 @@ struct Packed {
   const int32_t* sums;
   idx k, n;
   bool is_signed;
+  bool narrow;  // Gemm::w_narrow
 };
 
 enum ElementType { kInt8, kUint8, kInt32, kOther };
@@ -107,6 +108,7 @@ inline bool set_shapes(Job& job, const View& a, const View& out) {
 inline void set_packed(Job& job, const Packed& w) {
   job.one.w = w.data;
   job.one.w_sums = w.sums;
+  job.one.w_narrow = w.narrow;
   job.one.w_panel = padded(w.k, kPackedK) * kPanel;
 }
 

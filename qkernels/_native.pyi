@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import typing
 import typing_extensions
-__all__: list[str] = ['add', 'available_cpus', 'cache_bytes', 'conv', 'conv_again', 'conv_ready', 'conv_repeat', 'conv_types', 'depthwise', 'depthwise_rows', 'dequantize', 'dynamic_quantize', 'elementwise_rows', 'emulated', 'fast', 'fast_codes', 'fast_conv', 'fast_dequantize', 'fast_dynamic', 'fast_linear', 'fast_pair', 'fast_quantize', 'fast_requantize', 'fast_static', 'fast_tensors', 'features', 'forget', 'forget_elements', 'gemm', 'get_num_threads', 'int4_rows', 'lend_team', 'linear', 'linear_int4', 'lookup', 'mul', 'pack', 'packed', 'packed_int4', 'packed_linear', 'packed_linear_int4', 'peak', 'pool', 'pool_rows', 'prepare_linear', 'quantize', 'read_memory', 'remember', 'remember_elements', 'remember_linear', 'requantize', 'rows', 'set_num_threads', 'softmax', 'tensors_state', 'topk', 'watch']
+__all__: list[str] = ['add', 'available_cpus', 'cache_bytes', 'conv', 'conv_again', 'conv_ready', 'conv_repeat', 'conv_types', 'depthwise', 'depthwise_rows', 'dequantize', 'dynamic_quantize', 'elementwise_rows', 'emulated', 'fast', 'fast_codes', 'fast_conv', 'fast_dequantize', 'fast_dynamic', 'fast_experts', 'fast_linear', 'fast_pair', 'fast_quantize', 'fast_requantize', 'fast_static', 'fast_tensors', 'features', 'forget', 'forget_elements', 'gemm', 'get_num_threads', 'int4_rows', 'lend_team', 'linear', 'linear_experts', 'linear_int4', 'lookup', 'mul', 'pack', 'packed', 'packed_experts', 'packed_int4', 'packed_linear', 'packed_linear_int4', 'peak', 'pool', 'pool_rows', 'prepare_linear', 'quantize', 'read_memory', 'remember', 'remember_elements', 'remember_experts', 'remember_linear', 'requantize', 'rows', 'set_num_threads', 'softmax', 'tensors_state', 'topk', 'watch']
 def add(row: typing.SupportsInt | typing.SupportsIndex, a: typing.Any, b: typing.Any, a_ratio: typing.SupportsFloat | typing.SupportsIndex, b_ratio: typing.SupportsFloat | typing.SupportsIndex, offset: typing.SupportsFloat | typing.SupportsIndex, out: typing.Any, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
     Kernel.run of one row of add. threads as of gemm.
@@ -77,6 +77,10 @@ def fast_dynamic(*args, **kwargs):
     """
     fast_dynamic(x, dtype, per_row) , or None where Python must decide.
     """
+def fast_experts(*args, **kwargs):
+    """
+    fast_experts(x, experts, offsets, bias, clamp, out) → the result, or None where Python must decide.
+    """
 def fast_linear(*args, **kwargs):
     """
     fast_linear(x, packed, bias, activation, out) → the result, or None where Python must decide.
@@ -121,7 +125,7 @@ def get_num_threads() -> int:
     ...
 def int4_rows() -> list:
     """
-    Every kernel of 4- and 2-bit weights, as data.
+    Every kernel of weights of 4 and 2 bits, and of 8 with groups, as data.
     """
 def lend_team(run: typing.SupportsInt | typing.SupportsIndex, number: typing.SupportsInt | typing.SupportsIndex, size: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
@@ -131,9 +135,13 @@ def linear(row: typing.SupportsInt | typing.SupportsIndex, a: numpy.ndarray, w: 
     """
     Kernel.run of op linear, on one row. threads 0: as many as set and worth waking; else exactly so many.
     """
+def linear_experts(rows: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], ends: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], x: numpy.ndarray, w: typing.Any, out: numpy.ndarray, epilogue: tuple, bias: typing.Any, threads: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
+    """
+    Rows of x sorted by expert, each against its expert, in one call: Kernel.run of all of them.
+    """
 def linear_int4(row: typing.SupportsInt | typing.SupportsIndex, a: numpy.ndarray, w: typing.Any, out: numpy.ndarray, epilogue: tuple, threads: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
     """
-    Kernel.run of op linear with 4- or 2-bit weights.
+    Kernel.run of ops linear and weight_only with such weights.
     """
 def lookup(row: typing.SupportsInt | typing.SupportsIndex, x: typing.Any, table: typing.Any, out: typing.Any, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
@@ -151,7 +159,11 @@ def packed(data: numpy.ndarray, sums: numpy.ndarray, k: typing.SupportsInt | typ
     """
     A handle to packed weights; the caller keeps both buffers alive.
     """
-def packed_int4(data: typing.Any, k: typing.SupportsInt | typing.SupportsIndex, n: typing.SupportsInt | typing.SupportsIndex, bits: typing.SupportsInt | typing.SupportsIndex, group: typing.SupportsInt | typing.SupportsIndex, scales: typing.Any, scale_type: typing.SupportsInt | typing.SupportsIndex, factors: typing.Any, zeros: typing.Any, zero: typing.SupportsInt | typing.SupportsIndex, sums: typing.Any, fits_int8: bool) -> typing_extensions.CapsuleType:
+def packed_experts(parts: list) -> typing_extensions.CapsuleType:
+    """
+    A handle to the packed weights of experts; the caller keeps the buffers alive.
+    """
+def packed_int4(data: typing.Any, k: typing.SupportsInt | typing.SupportsIndex, n: typing.SupportsInt | typing.SupportsIndex, bits: typing.SupportsInt | typing.SupportsIndex, w_signed: bool, group: typing.SupportsInt | typing.SupportsIndex, scales: typing.Any, scale_type: typing.SupportsInt | typing.SupportsIndex, factors: typing.Any, zeros: typing.Any, zero: typing.SupportsInt | typing.SupportsIndex, sums: typing.Any, fits_int8: bool, tame_scales: bool) -> typing_extensions.CapsuleType:
     """
     A handle to packed weights; the caller keeps the buffers alive.
     """
@@ -194,6 +206,10 @@ def remember(*args, **kwargs):
 def remember_elements(*args, **kwargs):
     """
     remember_elements(row, rows, inner): this row runs its op and types at these sizes.
+    """
+def remember_experts(w: typing.Any, rows: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], counts: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> None:
+    """
+    These kernels were chosen for so many rows of x each: fast_experts takes them.
     """
 def remember_linear(*args, **kwargs):
     """

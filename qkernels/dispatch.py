@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import functools
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -119,6 +120,7 @@ def survey(problem: Problem, hardware: Hardware, pattern: str = "*") -> Explanat
     costs: dict[str, float] = {}
     declined: dict[str, str] = {}
     best: Kernel | None = None
+    op, _, names = pattern.rpartition("/")
     for kernel in KERNELS:
         if kernel.op != problem.op or kernel.types != problem.types:
             declined[kernel.name] = f"is for {kernel.op} {kernel.types}"
@@ -128,7 +130,7 @@ def survey(problem: Problem, hardware: Hardware, pattern: str = "*") -> Explanat
             verdict = "computes in host memory"
         if isinstance(verdict, str):
             declined[kernel.name] = verdict
-        elif not fnmatch.fnmatchcase(kernel.name, pattern):
+        elif op in ("", kernel.op) and not fnmatch.fnmatchcase(kernel.name, names):
             declined[kernel.name] = f"use({pattern!r}) leaves it out"
         else:
             costs[kernel.name] = verdict
@@ -151,6 +153,7 @@ def _here(problem: Problem, hardware: Hardware, pattern: str, threads: int) -> E
 def forget(*arguments: Any) -> None:
     """Decisions are made anew, those that were remembered with these weights too."""
     _here.cache_clear()
+    _experts_rows.clear()
     if native._native is not None:
         native._native.forget()
         native._native.forget_elements()
@@ -158,6 +161,8 @@ def forget(*arguments: Any) -> None:
         for weight in (argument, getattr(argument, "_packed", None)):
             if weight is not None and hasattr(weight, "_handle"):
                 weight._handle = None
+            if weight is not None and hasattr(weight, "_together"):
+                weight._together.clear()
             if weight is not None and hasattr(weight, "_ready"):  # a PackedConv's
                 weight.forget()
 
@@ -194,7 +199,8 @@ def record() -> Iterator[list[str]]:
 
 @contextlib.contextmanager
 def use(pattern: str) -> Iterator[None]:
-    """Within the block only kernels whose name matches `pattern` (shell wildcards: "*_x86_avx2", "*_numba") may run.
+    """Within the block only kernels whose name matches `pattern` (shell wildcards: "*_x86_avx2", "*_numba") may run;
+    with an operation before it ("gemm/*_numba") that holds for its kernels alone.
 
     It filters; it never lifts a hardware check, so it cannot cause an illegal instruction. Where nothing is left, the
     call raises NoKernelError with every kernel's reason. Default for the process: the variable QKERNELS_USE.
@@ -244,7 +250,14 @@ lies_well, pack_on_device, fused_on_device = cuda.lies_well, cuda.pack, cuda.run
 # Its packed weights: their arrays there, the name of their layout.
 DeviceBlocks, layout_on_device = cuda.DeviceBlocks, cuda.layout_on_device
 # Its convolutions.
-Filters, arrange_filters, pointwise_on_device = cuda.Filters, cuda.arrange_filters, cuda.run_pointwise
+Filters, arrange_filters = cuda.Filters, cuda.arrange_filters
+
+
+def pointwise_on_device(kernel: Kernel, *arguments: Any) -> None:
+    """A convolution of 1 × 1 as a product."""
+    (numba_cuda if kernel.isa == "numba_cuda" else cuda).run_pointwise(kernel, *arguments)
+
+
 # And what comes before or after one: scales of ranges, sums of parts of k in 64 bits.
 Found, add_wide_on_device = cuda.Found, cuda.add_wide
 pack_codes_on_device, unpack_codes_on_device = cuda.elements.pack, cuda.elements.unpack
@@ -326,7 +339,8 @@ class LinearRoad:
             return None
         return native._native.prepare_linear(native.linear_handle(packed), *by)
 
-    def remember(self, kernel: Kernel, packed: Any, m: int) -> None:
+    def remember(self, kernel: Kernel, packed: Any, m: int, shifted: bool) -> None:
+        """shifted: does x have a zero point? Weights of 4 and 2 bits need sums of their groups then."""
         if not self.enabled or _pattern.get() is not None:
             return
         floats = kernel.types.startswith("f32")
@@ -334,8 +348,70 @@ class LinearRoad:
         name = low.replace("linear_", "gemm_")  # the row that multiplies
         if name in native.INDEX:
             native._native.remember_linear(native.linear_handle(packed), native.INDEX[name], m, floats)
-        elif floats and low in native_int4.INDEX:
-            native._native.remember_linear(native_int4.linear_handle(packed), native_int4.INDEX[low], m, True)
+        elif low in native_int4.INDEX:
+            handle = native_int4.linear_handle(packed, shifted)
+            native._native.remember_linear(handle, native_int4.INDEX[low], m, floats)
+
+
+class ExpertsRoad:
+    """A mixture of experts in the compiled kernels: all experts of a call in one crossing (csrc/experts.cpp)."""
+
+    def __init__(self, enabled: bool) -> None:
+        self.enabled = enabled and native._native is not None
+        self.short: Callable[..., Any] = native._native.fast_experts if self.enabled else _decline
+
+    def rows(self, counts: list[int], problem_of: Callable[[int], Problem]) -> list[int] | None:
+        """Of every expert the compiled row for so many rows of x (any number for none); None where one is not compiled.
+
+        problem_of: that of so many rows. Decisions are remembered.
+        """
+        most = problem_of(1)
+        key = most, pattern_in_force(), get_num_threads()
+        known = _experts_rows.setdefault(key, {0: -1})
+        for m in set(counts) - known.keys():
+            known[m] = self._row_of(choose(most._replace(m=m)))
+        found = [known[m] for m in counts]
+        return None if None in found else found  # type: ignore[return-value]
+
+    def run(
+        self, packed: Any, parts: Callable[[], list[Any]], floats: bool, rows: list[int], ends: list[int], x: Any,
+        out: Any, epilogue: Any, bias: Any,
+    ) -> None:  # fmt: skip
+        """`linear` of each expert of `packed` and its rows of x.
+
+        parts() gives the packed codes of the experts, for real activations where `floats`; rows, ends: of every expert
+        its compiled row and where its rows of x end; bias (e, n) or None.
+        """
+        if floats not in packed._together:
+            made = [self._handles(packed, e, part, floats) for e, part in enumerate(parts())]
+            packed._together[floats] = native._native.packed_experts(made), made, parts()  # which must live as long
+        handle = packed._together[floats][0]
+        native._native.linear_experts(rows, ends, x, handle, out, epilogue, bias)
+        if not floats and _pattern.get() is None:
+            native._native.remember_experts(handle, rows, [b - a for a, b in itertools.pairwise([0, *ends])])
+
+    @staticmethod
+    def _row_of(kernel: Kernel) -> int | None:
+        """The number of the compiled row that multiplies for a kernel of floats; None where it is not compiled."""
+        if kernel.name in native_int4.INDEX:
+            return native_int4.INDEX[kernel.name]
+        low = kernel.name.replace("linear_f32", "linear_s8").replace("weight_only_bf16", "weight_only_f32")
+        return native_int4.INDEX.get(low, native.INDEX.get(low.replace("linear_", "gemm_")))
+
+    @staticmethod
+    def _handles(packed: Any, e: int, part: Any, floats: bool) -> tuple[object, Any, Any]:
+        """Of the codes of an expert; scales and zero points of columns where these are not beside the codes."""
+        if floats:
+            return native_int4.float_handle(part), None, None
+        if getattr(part, "scales", None) is not None:
+            return native_int4.handle(part, False), None, None
+        columns = packed.columns(e)
+        if hasattr(part, "groups"):
+            return native_int4.handle(part, False), columns.scale, None
+        return native.handle(part), columns.scale, columns.zero
+
+
+_experts_rows: dict[Any, dict[int, int | None]] = {}
 
 
 class ElementRoad:

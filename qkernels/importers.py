@@ -108,7 +108,19 @@ def from_matmul_nbits(b: Any, scales: Any, zero_points: Any = None, *, k: int, n
                 f"{op}: zero_points is {packed.dtype} of shape {packed.shape}, wanted packed uint8 ({n}, {width})"
             )
         zero = _fields(packed.reshape(n, width), bits)[:, :blocks]
-    return QTensor(codes, scale, zero, dtype=f"uint{bits}", axis=0, group_size=block_size)
+    return blocks_of_any_sign(codes, scale, zero, bits, block_size)
+
+
+def blocks_of_any_sign(codes: np.ndarray, scale: np.ndarray, zero: Any, bits: int, block_size: int) -> QTensor:
+    """Unsigned codes whose blocks may have negative scales, as ONNX Runtime's symmetric ones do: s·(q − z) is
+    |s|·((most − q) − (most − z))."""
+    negative = np.signbit(scale)
+    if negative.any():
+        most = np.uint8((1 << bits) - 1)
+        full = np.broadcast_to(np.asarray(zero, np.uint8), scale.shape)
+        zero = np.where(negative, most - full, full)
+        codes = np.where(negative.repeat(block_size, 1)[:, : codes.shape[1]], most - codes, codes)
+    return QTensor(codes, np.abs(scale), zero, dtype=f"uint{bits}", axis=0, group_size=block_size)
 
 
 def from_awq(qweight: Any, qzeros: Any, scales: Any, *, group_size: int = 128) -> QTensor:

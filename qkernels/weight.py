@@ -120,7 +120,7 @@ class PackedLinear(PackedMatrix):
     unpack() gives that QTensor back. Pickling stores it; packed bytes never reach disk.
     """
 
-    __slots__ = ("_columns", "_experts", "_rest", "parts")
+    __slots__ = ("_columns", "_experts", "_floats", "_handle_of", "_rest", "_together", "parts")
     parts: tuple[Any, ...]  # (k, n) of each expert, PackedMatrix or PackedGroups; of a matrix one
     _rest: tuple  # of the QTensor, all but its codes
 
@@ -129,7 +129,10 @@ class PackedLinear(PackedMatrix):
         self.shape, self.dtype = weight.shape, weight.dtype  # type: ignore[assignment]
         self._rest = (weight._scale, weight._zero, weight._grain, weight._scale_dtype, weight._factors, weight._library)
         self._columns: dict[int, Columns] = {}
+        self._floats: Any = None
+        self._together: dict[bool, Any] = {}  # handles of all experts: for floats as they are, and quantized
         self._handle = None
+        self._handle_of: object = None  # what of its part that was made of
         self._experts: dict[int, PackedLinear] = {}
 
     def expert(self, e: int) -> PackedLinear:
@@ -149,7 +152,8 @@ class PackedLinear(PackedMatrix):
             zero = zero if isinstance(zero, int) else of_expert(zero)
             factors = None if factors is None else of_expert(factors)
             made._rest = (of_expert(scale), zero, cut, stored, factors, library)
-            made._columns, made._experts, made._handle = {}, {}, None
+            made._columns, made._experts, made._together = {}, {}, {}
+            made._floats = made._handle = made._handle_of = None
             self._experts[e] = made
         return self._experts[e]
 

@@ -1,7 +1,8 @@
-"""Packed 4- and 2-bit weights: the codes of a matrix, and beside them what changes from group to group along k.
+"""Packed weights of 4 and 2 bits, and of 8 with groups: the codes, and beside them what changes along k.
 
 Layouts `n16k4x2` and `n16k4x4` (docs/layouts.md): n16k4 with two, or four, groups of 4 k in a byte, the first in the
-lowest bits. Codes are unsigned in memory: signed ones have 8 (2) added, and so have their zero points.
+lowest bits. Codes are unsigned in memory: signed ones have 8 (2) added, and so have their zero points. `n16k4x1` is
+n16k4 itself, codes of 8 bits as they are; zero points of signed ones have 128 added.
 """
 
 from __future__ import annotations
@@ -13,17 +14,20 @@ import numpy as np
 from qkernels.checks import owned
 from qkernels.dtypes import bfloat16_bits, bits_of
 from qkernels.tensor import QTensor
-from qkernels.weight import K_GROUP, K_PAD, N_PANEL, padded
+from qkernels.weight import K_GROUP, K_PAD, N_PANEL, PackedMatrix, pack_n16k4, padded, unpack_n16k4
 
 UNIT = 16  # a group is a multiple of so many k
-LAYOUTS = {4: "n16k4x2", 2: "n16k4x4"}
+LAYOUTS = {8: "n16k4x1", 4: "n16k4x2", 2: "n16k4x4"}
+LETTERS = {8: ("u8", "s8"), 4: ("u4",), 2: ("u2",)}  # what codes in memory can be
 F32 = np.float32
 
 
 def suits(weight: QTensor) -> str:
     """Why a weight (…, n, k) cannot be packed so; empty where it can."""
     if bits_of(weight.dtype) not in LAYOUTS:
-        return f"{weight.dtype} is not of 4 or 2 bits"
+        return f"{weight.dtype} is not of 8, 4 or 2 bits"
+    if bits_of(weight.dtype) == 8 and weight.group_size is None:
+        return f"{weight.dtype} without groups along k"
     if weight.group_size is not None and weight.group_size % UNIT and weight.group_size < weight.shape[-1]:
         return f"groups of {weight.group_size} are no multiple of {UNIT}"
     return ""
@@ -56,14 +60,14 @@ def _by_panel(values: np.ndarray, n_whole: int, dtype: Any) -> np.ndarray:
     """(n, groups) → [panel][group][16], zeros behind n."""
     full = np.zeros((n_whole, values.shape[1]), dtype)
     full[: len(values)] = values
-    return np.ascontiguousarray(full.reshape(-1, N_PANEL, full.shape[1]).transpose(0, 2, 1))
+    return np.ascontiguousarray(full.reshape(n_whole // N_PANEL, N_PANEL, full.shape[1]).transpose(0, 2, 1))
 
 
 class PackedGroups:
-    """Kernel-ready 4- or 2-bit weights (k, n) and what belongs to their groups; a part of a PackedLinear.
+    """Kernel-ready weights (k, n) and what belongs to their groups; a part of a PackedLinear.
 
-    shape   (k, n)                      dtype    "int4" "uint4" "int2" "uint2"
-    layout  "n16k4x2" or "n16k4x4"      nbytes   of all that kernels read
+    shape   (k, n)                      dtype    "int8" "uint8" "int4" "uint4" "int2" "uint2"
+    layout  "n16k4x1" "…x2" or "…x4"    nbytes   of all that kernels read
     group   k of a group; all of K, padded, where there is one      groups   ⌈k/group⌉
 
     Of a group, [panel][group][16 columns]: `scales` (float32, float16, or bfloat16's bits; None: sums are integers),
@@ -83,7 +87,8 @@ class PackedGroups:
         self.shape, self.dtype = (k, n), weight.dtype
         bits = bits_of(weight.dtype)
         shift = 0 if weight.dtype.startswith("u") else 1 << (bits - 1)
-        self._data = aligned(pack_codes((codes.T + shift).view(np.uint8), bits).reshape(-1))
+        packed = pack_n16k4(codes.T)[0] if bits == 8 else pack_codes((codes.T + shift).view(np.uint8), bits)
+        self._data = aligned(packed.reshape(-1))
         self._handle: object = None
         self._float_handle: object = None
         self._float_scales: np.ndarray | None = None
@@ -105,7 +110,7 @@ class PackedGroups:
         self.zeros = None if (zeros == self.zero).all() else aligned(_by_panel(zeros, n_whole, np.uint8))
         self.factors = self.scales = None
         self._scale = of_groups(weight._scale)
-        if size is not None and weight._factors is not None:
+        if size is not None and weight._factors is not None and bits < 8:  # of 8 bits: their scale is c·i, exactly
             self.factors = aligned(_by_panel(of_groups(weight._factors), n_whole, np.uint8))
         elif size is not None:
             scale = self._scale
@@ -113,6 +118,21 @@ class PackedGroups:
                 self.scales = aligned(_by_panel(bfloat16_bits(scale), n_whole, np.uint16))
             else:
                 self.scales = aligned(_by_panel(scale, n_whole, weight._scale_dtype))
+
+    @classmethod
+    def of_columns(cls, part: PackedMatrix, scale: np.ndarray, zero: np.ndarray | None) -> PackedGroups:
+        """8-bit weights without groups, bytes shared: one group, float32 scales and int32 zero points of columns."""
+        self = cls.__new__(cls)
+        self.shape, self.dtype, self._data = part.shape, part.dtype.name, part._data
+        self._handle = self._float_handle = self._float_scales = self._sums = self.factors = None
+        self.group, self.groups = padded(max(part.shape[0], 1), K_PAD), 1
+        shift = 128 if self.dtype == "int8" else 0
+        self.zero, self.zeros, n_whole = shift, None, padded(part.shape[1], N_PANEL)
+        if zero is not None:
+            self.zeros = aligned(_by_panel((zero[:, None] + shift), n_whole, np.uint8))
+        self._scale = scale[:, None]
+        self.scales = aligned(_by_panel(self._scale, n_whole, F32))
+        return self
 
     @property
     def bits(self) -> int:
@@ -128,9 +148,14 @@ class PackedGroups:
         return f"{self.layout}/{self.group}" if self.groups > 1 else self.layout
 
     @property
+    def code(self) -> str:
+        """What the codes are in memory: "u4", "u2", "u8" or "s8"."""
+        return "s8" if self.dtype == "int8" else f"u{self.bits}"
+
+    @property
     def types(self) -> str:
         """Weight and accumulator, as kernels' types end: "u4f32", "u4s32"."""
-        return f"u{self.bits}{'s32' if self.scales is None else 'f32'}"
+        return f"{self.code}{'s32' if self.scales is None else 'f32'}"
 
     @property
     def nbytes(self) -> int:
@@ -141,6 +166,8 @@ class PackedGroups:
         return 2
 
     def unpack(self) -> np.ndarray:
+        if self.bits == 8:
+            return unpack_n16k4(self._data, *self.shape, np.dtype(self.dtype))
         codes = unpack_codes(self._data, *self.shape, self.bits)
         if self.dtype.startswith("u"):
             return codes
@@ -150,6 +177,9 @@ class PackedGroups:
 
     def unsigned(self) -> np.ndarray:
         """(k, n) uint8 codes, as kernels see them."""
+        if self.bits == 8:
+            codes = unpack_n16k4(self._data, *self.shape, np.dtype(np.uint8))
+            return codes ^ np.uint8(128) if self.dtype == "int8" else codes
         return unpack_codes(self._data, *self.shape, self.bits)
 
     def _of_columns(self, values: np.ndarray) -> np.ndarray:
@@ -197,6 +227,11 @@ class PackedGroups:
         if self.factors is None:
             return True
         return self.zeros is None and 16 * low >= -128 and 16 * high <= 127
+
+    @property
+    def tame_scales(self) -> bool:
+        """Whether all are 2⁻⁵⁰ … 2²²: then real activations may be multiplied in parts (csrc/cpu/amx_reals.h)."""
+        return bool(self._scale.size and self._scale.min() >= 2.0**-50 and self._scale.max() <= 2.0**22)
 
     def magnitudes(self) -> np.ndarray:
         """Σ_k |w − z| · factor of every column, int64 (A2)."""

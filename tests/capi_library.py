@@ -78,7 +78,7 @@ class Packed(Sized):
 class PackedGroups(Sized):
     _fields_ = [
         ("size", c_size_t), ("k", c_int64), ("n", c_int64), ("group", c_int64), ("bits", c_int32), ("zero", c_int32),
-        ("has_zeros", c_int32), ("has_sums", c_int32), ("memory", c_void_p),
+        ("has_zeros", c_int32), ("has_sums", c_int32), ("memory", c_void_p), ("tame_scales", c_int32),
     ]  # fmt: skip
 
 

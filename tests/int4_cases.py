@@ -1,4 +1,4 @@
-"""Cases of 4- and 2-bit weights: groups of every size, zero points, scales of three types, two levels."""
+"""Cases of weights in groups: groups of every size, zero points, scales of three types, two levels."""
 
 from __future__ import annotations
 
@@ -38,6 +38,8 @@ def _scales(rng: np.random.Generator, n: int, groups: int) -> np.ndarray:
 def weights(rng: np.random.Generator, kernel: Any, k: int, n: int, extreme: bool) -> PackedGroups:
     bits = int(kernel.types[-4])
     dtype = f"{rng.choice(['int', 'uint'])}{bits}"
+    if bits == 8:  # in memory as they are
+        dtype = "int8" if kernel.types[-5] == "s" else "uint8"
     low, high = limits(dtype)
     codes = rng.choice([low, high], (n, k)) if extreme else rng.integers(low, high + 1, (n, k))
     group = int(rng.choice(GROUPS))

@@ -198,7 +198,7 @@ def test_groups() -> None:
 
     for fields, said in (
         ({"group": 8}, "group is 8, wanted a multiple of 16"),
-        ({"bits": 3}, "bits is 3, wanted 4 or 2"),
+        ({"bits": 3}, "bits is 3, wanted 8, 4 or 2"),
         ({"bits": 2}, "codes has 9 at (0, 0), wanted 0 … 3"),
         ({"zero": 16}, "zero is 16, wanted 0 … 15"),
         ({"zeros": np.full((5, N), 77, np.uint8)}, "zeros has 77 at 0, wanted 0 … 15"),

@@ -29,7 +29,7 @@ def problems() -> Iterator[Problem]:
     rng = np.random.default_rng(0)
     kinds = sorted({(kernel.op, kernel.types) for kernel in KERNELS if kernel.op != "conv"})
     for op, types in kinds:
-        layouts = ["", "n16k4", "n16k4x2", "n16k4x2/32", "n16k4x2/128", "n16k4x4/64", "c4t4"]
+        layouts = ["", "n16k4", "n16k4x2", "n16k4x2/32", "n16k4x2/128", "n16k4x4/64", "n16k4x1/32", "c4t4"]
         for layout in layouts if op in ("gemm", "linear", "weight_only") else [""]:
             for _ in range(6):
                 m, n, k = (int(v) for v in rng.choice(SIZES, 3))

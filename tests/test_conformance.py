@@ -112,6 +112,31 @@ def test_products_of_few_steps_wherever_out_begins(kernel: Kernel) -> None:
         assert (room == CANARY).all(), f"{kernel.name} wrote outside of out: {FEW_STEPS[i]}"
 
 
+# The least and the greatest weights whose products fit 16 bits in pairs, and what one beyond them is (narrow.h).
+NARROW = {np.dtype(np.int8): (-64, 64, (-65, 65)), np.dtype(np.uint8): (0, 128, (129,))}
+
+
+@pytest.mark.parametrize("kernel", [k for k in dispatch.kernels("gemm") if k.isa in TILES], ids=lambda k: k.name)
+def test_weights_of_seven_bits_and_one_beyond(kernel: Kernel) -> None:
+    executed, reason = runnable(kernel)
+    if not executed:
+        pytest.skip(f"{kernel.name}: {reason}")
+    rng, (of_a, of_b) = np.random.default_rng(12), types_of(kernel)
+    low, high, beyond = NARROW[of_b]
+    for i, (m, n, k) in enumerate(((19, 37, 70), (1, 16, 200), (4, 5, 3), (33, 64, 64))):
+        a = rng.choice(np.array([np.iinfo(of_a).min, np.iinfo(of_a).max], of_a), (m, k))
+        random = rng.integers(low, high, (k, n), of_b, endpoint=True)
+        ends = rng.choice(np.array([low, high], of_b), (k, n))
+        for b in (random, ends, np.full((k, n), low, of_b), np.full((k, n), high, of_b)):
+            for wide in (None, *beyond):
+                if wide is not None:  # one weight of the last column decides which kernel runs
+                    b[:, -1] = high if wide > 0 else low
+                    b[k // 2, -1] = wide
+                out = np.empty((m, n), np.int32)
+                executed[i % len(executed)].run(a, dispatch.pack_weights(b), out, None, None)
+                assert np.array_equal(out, reference.matmul(a, b, 0, 0)), f"{kernel.name}: {(m, n, k)}, {wide}"
+
+
 def test_every_pair_of_types_has_a_row_of_every_isa() -> None:
     isas = {kernel.isa for kernel in dispatch.kernels("gemm")}
     for isa in isas:

@@ -90,14 +90,17 @@ def matmul_nbits(x: np.ndarray, inputs: dict[str, np.ndarray], **attributes: int
     return session.run(None, {"x": x})[0]
 
 
+@pytest.mark.parametrize("signs", ["positive", "both"])  # as ONNX Runtime's quantizer of symmetric blocks makes them
 @pytest.mark.parametrize("zeros", [False, True])
 @pytest.mark.parametrize(("k", "block"), [(128, 32), (160, 64), (96, 16)])
-def test_matmul_nbits_is_the_same_matrix(k: int, block: int, zeros: bool) -> None:
+def test_matmul_nbits_is_the_same_matrix(k: int, block: int, zeros: bool, signs: str) -> None:
     n, blocks = 24, -(-k // block)
     inputs = {
         "b": RNG.integers(0, 256, (n, blocks, block // 2)).astype(np.uint8),
         "scales": RNG.uniform(0.01, 0.1, (n * blocks,)).astype(np.float32),
     }
+    if signs == "both":
+        inputs["scales"] *= RNG.choice(np.array([-1, 1], np.float32), n * blocks)
     if zeros:
         inputs["zero_points"] = RNG.integers(0, 256, (n * -(-blocks // 2),)).astype(np.uint8)
     weight = importers.from_matmul_nbits(**inputs, k=k, n=n, block_size=block)

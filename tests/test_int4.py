@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import itertools
 import pickle
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 import qkernels as qk
+from qkernels import dispatch
 from qkernels.backends import reference as ref
 from qkernels.weight_groups import PackedGroups
 
@@ -58,10 +60,43 @@ def test_groups_that_kernels_do_not_take_are_exact_too(group: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8"])
-def test_groups_of_bytes_are_exact(dtype: str) -> None:
-    weight = qk.quantize(floats(5, 66), dtype=dtype, axis=0, group_size=32, symmetric=dtype == "int8")
-    x = floats(3, 66)
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize(("group", "stored"), [(16, "float32"), (32, "float16"), (48, "bfloat16"), (128, "float32")])
+@pytest.mark.parametrize("m", [1, 3, 9, 40])
+def test_groups_of_bytes_are_exact(dtype: str, symmetric: bool, group: int, stored: str, m: int) -> None:
+    weight = qk.quantize(
+        floats(37, 200), dtype=dtype, axis=0, group_size=group, symmetric=symmetric, scale_dtype=stored
+    )
+    part = qk.pack_linear(weight).parts[0]
+    assert isinstance(part, PackedGroups) and np.array_equal(part.unpack().T, weight.codes())
+    x, bias = floats(m, 200), floats(37)
+    y = qk.linear(x, weight, bias)
+    assert np.array_equal(y, expected(x, weight, bias)) and np.array_equal(qk.linear(x, weight, bias), y)
+    assert qk.explain(qk.linear, x, weight).problem.layout == f"n16k4x1/{group}"
+
+
+def test_two_level_scales_of_bytes_are_their_products() -> None:
+    weight = qk.quantize(floats(21, 200), dtype="int8", axis=0, group_size=32, two_level=True)
+    x = floats(5, 200)
     assert np.array_equal(qk.linear(x, weight), expected(x, weight))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("m", [1, 5, 40])
+def test_bytes_without_groups_compute_in_floats(dtype: str, compute: str, symmetric: bool, m: int) -> None:
+    weight = qk.quantize(floats(33, 320), dtype=dtype, axis=0, symmetric=symmetric)
+    x, bias = floats(m, 320), floats(33)
+    packed = qk.pack_linear(weight)
+    y = qk.linear(x, packed, compute=compute).astype(np.float64)
+    w = weight.dequantize("float64").T
+    bound = (2.0**-20 if compute == "float32" else 2.0**-7) * (np.abs(x.astype(np.float64)) @ np.abs(w))
+    assert (np.abs(y - x.astype(np.float64) @ w) <= bound).all()
+    if compute == "float32":  # bias and activation after it, in float32
+        z = qk.linear(x, packed, bias, activation="relu", compute=compute)
+        assert np.array_equal(z, np.maximum(y.astype(F32) + bias, 0))
+    assert np.shares_memory(packed._floats._data, packed.parts[0]._data)
 
 
 def test_two_levels_are_integers_all_the_way() -> None:
@@ -127,6 +162,59 @@ def test_compute_in_floats_keeps_its_bound(m: int) -> None:
         assert (np.abs(y - exact) <= bound * (np.abs(x.astype(np.float64)) @ np.abs(w))).all()
 
 
+def _unusual(kind: str, x: np.ndarray, scale: np.ndarray) -> None:
+    if kind == "positive":  # what is left out of x cannot cancel
+        np.abs(x, out=x)
+    elif kind == "subnormal":
+        x[1, 3], x[2, 5] = 2.0**-149, -(2.0**-130)
+    elif kind == "wide":
+        x[3] *= np.exp2(RNG.uniform(-120, 120, x.shape[1])).astype(F32)
+    elif kind == "large":
+        x[:] = np.copysign(F32(3e36), x)
+        scale *= F32(1e-3)
+    elif kind == "small":
+        x *= F32(1e-30)
+    elif kind == "scales":
+        np.abs(x, out=x)
+        scale[1::2] *= F32(2.0**40)
+
+
+@pytest.mark.parametrize("kind", ["positive", "subnormal", "wide", "large", "small", "scales", "zeros"])
+@pytest.mark.parametrize("dtype", ["int4", "uint8"])
+@pytest.mark.parametrize("group", [16, 32, 80, 1024])
+def test_unusual_numbers_keep_the_bound_of_float32(kind: str, dtype: str, group: int) -> None:
+    codes = RNG.integers(*((1, 8) if kind == "positive" else (0, 8)), (37, 700)).astype(dtype.replace("4", "8"))
+    scale = np.exp2(RNG.uniform(-9, -5, (37, -(-700 // group)))).astype(F32)
+    x = floats(21, 700) * (kind != "zeros")
+    _unusual(kind, x, scale)
+    weight = qk.QTensor(codes, scale, dtype=dtype, axis=0, group_size=group, group_axis=1)
+    y = qk.linear(x, weight, compute="float32").astype(np.float64)
+    w = weight.dequantize("float64").T
+    size = np.abs(x.astype(np.float64)) @ np.abs(w)
+    assert (np.abs(y - x.astype(np.float64) @ w) <= 2.0**-20 * size + 2.0**-149).all()
+
+
+def test_small_scales_of_what_is_small_in_its_row_keep_the_bound() -> None:
+    codes, x = np.zeros((37, 704), np.int8), np.zeros((21, 704), F32)
+    codes[:, 1], x[:, 0], x[:, 1] = 1, 2.0**100, F32(1.2345678) * F32(2.0**-50)
+    weight = qk.QTensor(codes, np.full((37, 22), 2.0**-75, F32), dtype="int4", axis=0, group_size=32, group_axis=1)
+    y = qk.linear(x, weight, compute="float32").astype(np.float64)
+    wanted = x.astype(np.float64) @ weight.dequantize("float64").T
+    assert (np.abs(y - wanted) <= 2.0**-20 * wanted).all()
+
+
+def test_what_is_not_finite_stays_in_its_row() -> None:
+    weight = qk.quantize(floats(33, 320), dtype="int4", axis=0, group_size=32)
+    x = floats(9, 320)
+    plain = qk.linear(x, weight, compute="float32")
+    x[2, 7], x[5, 9] = np.inf, np.nan
+    y = qk.linear(x, weight, compute="float32")
+    assert not np.isfinite(y[2]).any() and np.isnan(y[5]).all()
+    others = [0, 1, 3, 4, 6, 7, 8]
+    size = np.abs(x[others]) @ np.abs(weight.dequantize().T)
+    assert (np.abs(y[others] - plain[others]) <= 2.0**-19 * size).all()
+
+
 # ---------------------------------------------------------------- experts
 
 
@@ -153,6 +241,83 @@ def test_each_row_meets_its_expert(how: dict, dtype: str) -> None:
         codes = qk.grouped_linear(q, weight, ends, out_scale=0.5)
         assert isinstance(codes, qk.QTensor) and codes.shape == (11, 21)
     assert qk.grouped_linear(x[:0], weight, [0] * 5).shape == (0, 21)
+
+
+@pytest.fixture
+def together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Expert by expert is not the way, where there are compiled kernels."""
+    module = importlib.import_module("qkernels.ops.grouped_linear")
+    if dispatch.native._native is not None:
+        monkeypatch.setattr(module, "_one_by_one", lambda *args, **kwargs: pytest.fail("one by one"))
+
+
+@pytest.mark.parametrize("how", [{"group_size": 32}, {"group_size": 32, "two_level": True}, {}])
+@pytest.mark.parametrize("dtype", ["int4", "uint4", "int8", "uint8", "int2"])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("compute", ["int8", "float32", "bfloat16"])
+def test_all_experts_in_one_call(how: dict, dtype: str, threads: int, compute: Any, together: None) -> None:
+    symmetric = dtype[0] == "i"
+    weight = qk.quantize(floats(7, 70, 130), dtype=dtype, axis=(0, 1), group_axis=-1, symmetric=symmetric, **how)
+    x, bias, residual = floats(333, 130), floats(7, 70), floats(333, 70)
+    ends = [0, 40, 41, 41, 300, 302, 302, 333]
+    rest: dict = {"activation": "relu", "compute": compute}
+    before = qk.get_num_threads()
+    try:
+        qk.set_num_threads(threads)
+        y = qk.grouped_linear(x, qk.pack_linear(weight), ends, bias, residual=residual, **rest)
+        half = qk.grouped_linear(x.astype(np.float16), weight, ends, out_dtype="float32", compute=compute)
+    finally:
+        qk.set_num_threads(before)
+    for e, (a, b) in enumerate(itertools.pairwise(ends)):
+        if a < b:
+            assert np.array_equal(y[a:b], qk.linear(x[a:b], weight[e], bias[e], residual=residual[a:b], **rest))
+            assert np.array_equal(
+                half[a:b], qk.linear(x[a:b].astype(np.float16).astype(F32), weight[e], compute=compute)
+            )
+
+
+@pytest.mark.skipif(dispatch.native._native is None, reason="no compiled kernels")
+@pytest.mark.parametrize("how", [{"group_size": 32}, {"group_size": 32, "two_level": True}, {}])
+@pytest.mark.parametrize("dtype", ["int4", "uint8"])
+def test_the_short_way_to_experts(how: dict, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("qkernels.ops.grouped_linear")
+    symmetric = dtype[0] == "i"
+    weight = qk.quantize(floats(5, 70, 130), dtype=dtype, axis=(0, 1), group_axis=-1, symmetric=symmetric, **how)
+    x, bias, ends = floats(33, 130), floats(5, 70), np.array([0, 4, 11, 11, 12, 33])
+    rest: dict = {"bias": bias, "activation": "relu6"}
+    wanted = module._one_by_one(x, qk.pack_linear(weight), ends.tolist(), **rest)
+    assert np.array_equal(qk.grouped_linear(x, weight, ends, **rest), wanted)
+    monkeypatch.setattr(module, "_together", lambda *args, **kwargs: pytest.fail("the long way"))
+    out = np.full_like(wanted, 7)
+    for given in (weight, qk.pack_linear(weight)):
+        assert qk.grouped_linear(x, given, ends, out=out, **rest) is out and np.array_equal(out, wanted)
+        assert np.array_equal(qk.grouped_linear(x, given, ends.tolist(), **rest), wanted)
+    monkeypatch.undo()
+    for change in (  # what it does not take goes the long way, or is refused there
+        {"x": np.asfortranarray(x)}, {"offsets": ends.astype(np.int32)}, {"x": x.astype(np.float64)},
+        {"bias": bias.astype(np.float16)}, {"activation": (0.0, 6.0)},
+    ):  # fmt: skip
+        given = {"x": x, "weight": weight, "offsets": ends, **rest, **change}
+        y = qk.grouped_linear(**given)
+        assert y.shape == wanted.shape and np.allclose(y, wanted, atol=0.1)
+        assert "bias" in change or np.array_equal(y.astype(F32), wanted)
+    both = floats(33, 200)  # the result over what is read
+    there = both[:, :130].copy()
+    qk.grouped_linear(there, weight, ends, out=there[:, :70], **rest)
+    assert np.array_equal(there[:, :70], qk.grouped_linear(both[:, :130], weight, ends, **rest))
+    for bad in (ends + 1, ends[:-1], ends[::-1], ends.astype(float)):
+        with pytest.raises((TypeError, ValueError), match="grouped_linear: offsets"):
+            qk.grouped_linear(x, weight, bad, **rest)
+
+
+def test_kernels_that_are_not_compiled_take_experts_one_by_one() -> None:
+    weight = qk.quantize(floats(3, 20, 64), dtype="int4", axis=(0, 1), group_axis=-1, group_size=32)
+    x, ends = floats(6, 64), [0, 2, 2, 6]
+    wanted = qk.grouped_linear(x, weight, ends)
+    for pattern in ("*_numpy", "*_reference"):
+        with qk.use(pattern), dispatch.record() as names:
+            assert np.array_equal(qk.grouped_linear(x, weight, ends), wanted)
+        assert names and all(name.endswith(pattern[1:]) for name in names)
 
 
 @pytest.mark.parametrize(

@@ -182,6 +182,22 @@ def test_no_k_is_the_bias() -> None:
     assert same(qk.linear(x, w, bias, out_scale=0.5, out_zero_point=1).codes()[0], np.array([4, -3, 1, 15], np.int8))
 
 
+@pytest.mark.parametrize(("dtype", "symmetric", "two_level"), [
+    ("int4", True, False), ("uint4", False, False), ("int2", True, True), ("int8", True, False)
+])  # fmt: skip
+def test_no_k_is_the_bias_with_groups(dtype: str, symmetric: bool, two_level: bool) -> None:
+    """A weight without k has no group; its codes, sums and values are empty, and come back from packing."""
+    w = qk.quantize(
+        np.ones((20, 0)), dtype=dtype, symmetric=symmetric, axis=0, group_size=16, group_axis=1, two_level=two_level
+    )
+    packed, bias = qk.pack_linear(w), np.arange(20, dtype=F32)
+    assert packed.unpack().codes().shape == (20, 0)
+    for compute, given in itertools.product(("int8", "float32", "bfloat16"), (w, packed)):
+        x = np.ones((3, 0), F32)
+        assert same(qk.linear(x, given, bias, compute=compute), np.tile(bias, (3, 1)))
+        assert same(qk.linear(x, given, compute=compute), np.zeros((3, 20), F32))
+
+
 def test_types_of_results() -> None:
     w, bf16 = qk.quantize(np.random.default_rng(8).normal(size=(3, 5))), ml_dtypes_or_skip().bfloat16
     x = np.random.default_rng(9).normal(size=(2, 5))
@@ -279,7 +295,7 @@ def test_packed_weights_come_back(dtype: str, shape: tuple[int, ...]) -> None:
     packed = qk.pack_linear(w)
     assert isinstance(packed, qk.PackedMatrix) and packed.shape == shape and packed.dtype == dtype
     assert (
-        packed.layout == LAYOUTS.get(bits_of(dtype), "n16k4")
+        packed.layout == ("n16k4" if bits_of(dtype) == 8 else LAYOUTS[bits_of(dtype)])
         and packed.nbytes > 0
         and packed.axis == 0
         and packed.group_size is None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from typing import Any
 
 import numpy as np
@@ -27,7 +29,10 @@ WAYS = {
     "int4 groups": (P("int4", 8), 0.12), "int4 groups dynamic": (P("int4", 8, activations="dynamic"), 0.12),
     "int4 ragged groups": (P("int4", 12), 0.12), "uint4 groups": (P("uint4", 8), 0.12),
     "int4 gptq": (P("int4", rounding="gptq"), 0.15), "int2": (P("int2", weight_method="mse"), 0.6),
-    "uint8 weights": (P("uint8"), 0.03),
+    "uint8 weights": (P("uint8"), 0.03), "a scale a tensor": (P(scales="tensor"), 0.03),
+    "uint8, a scale a tensor": (P("uint8", scales="tensor"), 0.04), "dynamic, a scale a tensor": (
+        P("int4", scales="tensor", activations="dynamic", rounding="gptq", weight_method="mse"), 0.3
+    ),
 }  # fmt: skip
 
 
@@ -179,6 +184,9 @@ def test_layers_called_twice_and_padding_and_functional_layers() -> None:
     assert list(quantized.get_submodule("3").padding) == [1, 1, 1, 1]
     assert cases.relative(quantized(x), model(x).detach()) < 0.02
     assert torch.equal(quantized(x), quantized.prepared(x))
+    for name in ("0", "3"):  # what stays in float keeps its zeros
+        quantized = qt.quantize_model(model, data, qt.Recipe(layers={name: P("float")}))
+        assert cases.relative(quantized(x), model(x).detach()) < 0.02
 
 
 # ---------------------------------------------------------------- training
@@ -250,12 +258,89 @@ def test_what_cannot_be_quantized_stays_in_float_and_is_named() -> None:
     assert "NaN" in quantized.floats["3"]
 
 
+def test_why_a_layer_stays_in_float_is_said_in_the_words_of_its_model() -> None:
+    encoder = nn.TransformerEncoder(
+        nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 1, enable_nested_tensor=False
+    )
+    model = nn.Sequential(encoder, nn.Linear(8, 3)).eval()
+    quantized = qt.quantize_model(model, [torch.randn(2, 5, 8)])
+    why = quantized.floats["0.layers.0.linear1"]
+    assert why == "it is inside '0', a TransformerEncoder, which torch.fx takes as a whole"
+    with pytest.raises(ValueError, match=r"float16, wanted torch.float32: model.float\(\)"):
+        qt.quantize_model(nn.Sequential(nn.Linear(8, 8)).half(), [torch.randn(2, 8).half()])
+    for layer in (nn.Linear(8, 8), nn.Conv2d(1, 1, 1)):
+        with pytest.raises(ValueError, match=r"model is itself a layer, .* torch.nn.Sequential\(model\)"):
+            qt.quantize_model(layer, [torch.randn(2, 8)])
+
+
+class Logarithm(nn.Sequential):
+    """NaN between its layers."""
+
+    def forward(self, x: Any) -> Any:
+        return self[1](torch.log(self[0](x) - 1e6))
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "message"),
+    [
+        (
+            nn.Sequential(nn.Linear(4, 4)),
+            [(torch.zeros(1, 4), torch.zeros(1, 4))],
+            r"batch 0 \(1, 4\), \(1, 4\) .* takes",
+        ),
+        (nn.Sequential(nn.Linear(4, 4)), [{"z": torch.zeros(1, 4)}], "does not fit .* 'z'"),
+        (
+            nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 4)),
+            [torch.tensor([[7]])],
+            r"batch 0 \(1, 1\) .* out of range",
+        ),
+        (Logarithm(nn.Linear(4, 4), nn.Linear(4, 4)), [torch.zeros(2, 4)], "'log', which goes into .* has NaN"),
+    ],
+    ids=["two arguments", "keyword", "ids", "NaN inside"],
+)
+def test_data_that_does_not_fit_is_named(model: Any, data: list[Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        qt.quantize_model(model.eval(), data)
+
+
+def test_data_is_never_in_memory_together() -> None:
+    """Of what a function makes, one batch while it is looked at; and nothing is kept of it."""
+    model, data, x = cases.image()
+    alive: list[Any] = []
+    most = 0
+
+    def made() -> Any:
+        nonlocal most
+        for _ in range(6):
+            batch = data[0].clone()
+            alive.append(weakref.ref(batch))
+            gc.collect()
+            most = max(most, sum(one() is not None for one in alive))
+            yield batch
+            del batch
+
+    recipe = qt.Recipe(P("int4", rounding="gptq", method="entropy"), smooth=0.5)
+    quantized = qt.quantize_model(model, made, recipe)
+    gc.collect()
+    assert len(alive) == 12 and not any(one() is not None for one in alive)  # twice, for `smooth`
+    assert most <= 2  # the one that is made while the one before is let go
+    assert torch.equal(quantized(x), qt.quantize_model(model, [data[0]] * 6, recipe)(x))
+    with pytest.raises(ValueError, match="smooth reads calibration_data twice, which an iterator cannot"):
+        qt.quantize_model(model, made(), recipe)
+
+
 BAD: dict[str, tuple[Any, Any, Any, str]] = {
     "no data": ([], None, ValueError, "calibration_data is empty"),
     "a tensor": (torch.zeros(2, 3, 16, 16), None, TypeError, "wanted an iterable"),
     "NaN": ([torch.full((2, 3, 16, 16), float("nan"))], None, ValueError, "batch 0 .* NaN"),
     "infinite": ([torch.zeros(1, 3, 16, 16), torch.full((2, 3, 16, 16), float("inf"))], None, ValueError, "batch 1"),
     "shape": ([torch.zeros(2, 4, 16, 16)], None, ValueError, r"batch 0 \(2, 4, 16, 16\) does not fit"),
+    "one image": (
+        [torch.zeros(3, 16, 16)],
+        None,
+        ValueError,
+        r"batch 0 \(3, 16, 16\) .* stem .* wanted \(n, c, h, w\)",
+    ),
     "empty batch": ([torch.zeros(0, 3, 16, 16)], None, ValueError, "no elements"),
     "no tensor": (["x"], None, TypeError, "wanted tensors"),
     "unknown layer": ([torch.zeros(2, 3, 16, 16)], qt.Recipe(layers={"nose": P()}), ValueError, "'nose'; it has block"),

@@ -29,7 +29,7 @@ def run(model: Any, x: Any, level: str) -> np.ndarray:
 
 INTEGERS = {
     "int8": P(), "uint8": P(activations="uint8"), "symmetric": P(symmetric=True), "int4": P("int4"),
-    "uint4": P("uint4"), "int2": P("int2"), "gptq": P("int4", rounding="gptq"),
+    "uint4": P("uint4"), "int2": P("int2"), "gptq": P("int4", rounding="gptq"), "tensor": P(scales="tensor"),
 }  # fmt: skip
 
 
@@ -92,6 +92,14 @@ def test_bad_input() -> None:
         qt.export_onnx(quantized, x, format="tflite")
     with pytest.raises(ValueError, match="opset=17"):
         qt.export_onnx(quantized, x, opset=17)
+    with pytest.raises(ValueError, match=r"example \(5, 2, 16, 16\) does not fit"):
+        qt.export_onnx(quantized, x[:, :2])
+    with pytest.raises(TypeError, match="example is NoneType"):
+        qt.export_onnx(quantized, None)
+    with pytest.raises(ValueError, match="no ONNX model"):
+        qt.import_onnx(b"abc")
+    with pytest.raises(TypeError, match="model is int, wanted a path"):
+        qt.import_onnx(3)
     odd = nn.Sequential(nn.Linear(4, 4), nn.Softplus())
     made = qt.quantize_model(odd, [torch.randn(8, 4)])
     with pytest.raises(ValueError, match="Softplus, which is not written"):

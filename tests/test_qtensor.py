@@ -15,6 +15,7 @@ import qkernels as qk
 from qkernels import dtypes
 from qkernels.backends import reference as ref
 from qkernels.serialize import from_arrays, to_arrays
+from qkernels.subbyte import unpack_bits
 
 F32 = np.float32
 RNG = np.random.default_rng(41)
@@ -35,6 +36,15 @@ def values(q: qk.QTensor) -> np.ndarray:
     how = axes, q.group_size, q.group_axis
     zero = q.zero_point if isinstance(q.zero_point, int) else brute_spread(q.zero_point, q.shape, *how)
     return ref.dequantize(q.codes(), brute_spread(q.scale, q.shape, *how), zero)
+
+
+@pytest.mark.parametrize("dtype", ["int4", "uint4", "int2", "uint2"])
+@pytest.mark.parametrize("shape", [(3, 8), (5, 7), (1, 1), (0, 4), (3, 0), (2, 3, 5), (3, 300_003)])
+def test_packed_codes_come_apart(dtype: str, shape: tuple[int, ...]) -> None:
+    codes = RNG.integers(*dtypes.limits(dtype), shape, endpoint=True)
+    found = unpack_bits(ref.pack_bits(codes, dtype), shape[-1], dtype)
+    assert found.dtype == ("uint8" if dtype[0] == "u" else "int8") and found.flags.c_contiguous
+    assert np.array_equal(found, codes)
 
 
 def same(q: qk.QTensor, wanted: np.ndarray) -> bool:

@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 import practice_cases as cases  # noqa: E402
 
 import qkernels.torch as qt  # noqa: E402
+from qkernels.torch.latency import Edge  # noqa: E402
 from qkernels.torch.sensitivity import Option, Sensitivity, best_within, fastest, plot, sensitivity  # noqa: E402
 
 P = qt.Precision
@@ -40,6 +41,10 @@ BAD = {
     "syntax": ("qkernels_recipe = = 1\n", "cannot be read"),
     "smooth": ("qkernels_recipe = 1\nsmooth = 2.0\n", "smooth=2.0"),
     "percentile": ("qkernels_recipe = 1\n[default]\npercentile = 0\n", "percentile=0"),
+    "layers": ("qkernels_recipe = 1\nlayers = 3\n", "has 3 in layers, wanted a table"),
+    "correction": ('qkernels_recipe = 1\nbias_correction = "yes"\n', "bias_correction='yes'"),
+    "no share": ("qkernels_recipe = 1\nsmooth = true\n", "smooth=True"),
+    "two ways": ('qkernels_recipe = 1\n[default]\ngroup_size = 32\nscales = "tensor"\n', "wanted one of the two"),
     "group": ("qkernels_recipe = 1\n[default]\ngroup_size = 1\n", "group_size=1"),
 }
 
@@ -55,16 +60,25 @@ def test_bad_files(case: str, tmp_path: Path) -> None:
         qt.Recipe.load(tmp_path / "recipe.yaml")
 
 
+def test_bad_recipes() -> None:
+    with pytest.raises(TypeError, match="layers is list, wanted a dict"):
+        qt.Recipe(layers=[P()])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="layer 'a' is str"):
+        qt.Recipe(layers={"a": "int8"})  # type: ignore[dict-item]
+
+
 def invented(seed: int = 0) -> Sensitivity:
+    """Four layers, of which the second and the last take codes from the one before; int4 gives floats."""
     generator = torch.Generator().manual_seed(seed)
     options = {}
     for layer in "abcd":
         noise, time = torch.rand(3, generator=generator).tolist(), torch.rand(3, generator=generator).tolist()
         options[layer] = {
-            name: Option(n, milliseconds=t, nbytes=size)
+            name: Option(n, milliseconds=t, nbytes=size, takes=name != "float", gives=name == "int8")
             for name, n, t, size in zip(("float", "int8", "int4"), (0.0, *noise[1:]), time, (40, 10, 5), strict=True)
         }
-    return Sensitivity(options, {"float": P("float"), "int8": P(), "int4": P("int4")})
+    edges = {layer: Edge(layer in "bd", *torch.rand(2, generator=generator).tolist()) for layer in "abcd"}
+    return Sensitivity(options, {"float": P("float"), "int8": P(), "int4": P("int4")}, edges=edges, rest=0.3)
 
 
 @pytest.mark.parametrize("cost", ["milliseconds", "nbytes"])
@@ -81,6 +95,20 @@ def test_no_assignment_beats_the_front(cost: str, seed: int) -> None:
     assert costs == sorted(costs) and noises == sorted(noises, reverse=True)
 
 
+def test_changing_between_floats_and_codes_costs() -> None:
+    one = {
+        "float": Option(0.0, milliseconds=1.0), "int8": Option(0.1, milliseconds=1.0, takes=True, gives=True),
+    }  # fmt: skip
+    edges = {"a": Edge(False, 0.25, 8), "b": Edge(True, 0.5, 2), "c": Edge(False, 4, 16)}
+    found = Sensitivity(dict.fromkeys("abc", one), {"float": P("float"), "int8": P()}, edges=edges, rest=10)
+    spent = {
+        "float float float": 13, "int8 int8 float": 13.25, "float int8 float": 13.5, "int8 float float": 15.25,
+        "float float int8": 17, "int8 int8 int8": 17.25,
+    }  # fmt: skip
+    for names, took in spent.items():
+        assert found._plan(dict(zip("abc", names.split(), strict=True))).milliseconds == took, names
+
+
 def test_a_budget_is_met_or_the_closest_is_named() -> None:
     found = invented()
     plan = found.within(55, "nbytes")
@@ -88,10 +116,26 @@ def test_a_budget_is_met_or_the_closest_is_named() -> None:
     assert plan.noise < found.uniform("int8").noise
     with pytest.raises(ValueError, match="no assignment costs 19 nbytes or less; the closest costs 20 nbytes"):
         found.within(19, "nbytes")
+    for budget in ("5", float("nan"), True):
+        with pytest.raises(TypeError, match=f"budget is {budget!r}, wanted a number of nbytes"):
+            found.within(budget, "nbytes")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="cost='watts'"):
         found.front("watts")
     with pytest.raises(ValueError, match="'int3', wanted one of float, int8, int4"):
         found.uniform("int3")
+
+
+class Repeated(torch.nn.Module):
+    """Many times as slow as a model."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Any) -> Any:
+        for _ in range(30):
+            y = self.model(x)
+        return y
 
 
 def test_sensitivity_of_a_network(tmp_path: Path) -> None:
@@ -102,6 +146,12 @@ def test_sensitivity_of_a_network(tmp_path: Path) -> None:
         with torch.no_grad():
             return -cases.relative(network(x), truth)
 
+    for candidates, error, message in (
+        ({}, ValueError, "is empty"), ({"float": P()}, ValueError, "always one"),
+        ({"a": "int8"}, TypeError, "'a' is 'int8'"), ({"a": P("float")}, TypeError, "wanted a Precision of codes"),
+    ):  # fmt: skip
+        with pytest.raises(error, match=message):
+            sensitivity(model, data, candidates=candidates, times=False)  # type: ignore[arg-type]
     found = sensitivity(model, data, evaluate=evaluate, times=False)
     assert list(found.options) == ["stem", "block.first", "block.second", "hidden", "last"]
     for options in found.options.values():
@@ -128,8 +178,12 @@ def test_sensitivity_of_a_network(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no assignment reaches 1; the closest"):
         fastest(found, model, data, evaluate, 1.0, cost="nbytes")
     timed = sensitivity(model, data[:1], candidates={"int8": P()}, example=x)
+    assert [name for name, edge in timed.edges.items() if edge.chained] == list(timed.edges)[1:]
+    assert all(one["int8"].takes and not one["float"].takes for one in timed.options.values())
+    assert [one["int8"].gives for one in timed.options.values()] == [True] * 4 + [False]
     plan, made, took = best_within(timed, model, data, x, 1e4)
     assert plan.noise == 0 and took <= 1e4 and made is model  # with time to spare all stays in float
+    assert best_within(timed, model, data, x, Repeated(model))[0].noise == 0  # a budget that is a model
     with pytest.raises(ValueError, match="no assignment takes 1e-06 ms or less; the closest"):
         best_within(timed, model, data, x, 1e-6)
     pytest.importorskip("matplotlib")

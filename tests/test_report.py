@@ -109,6 +109,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         "--output",
         str(out),
     ]
+    assert main([*words[:-1], "/no/such/folder/page.html"]) == 2
+    assert "no folder /no/such/folder" in capsys.readouterr().err
     assert main(words) == 0
     printed = capsys.readouterr().out
     assert "int4" in printed and "100.00 %" in printed and str(out) in printed
@@ -130,3 +132,5 @@ def test_bad_input() -> None:
         validate(model, quantized, [])
     with pytest.raises(ValueError, match=r"batch 0 .* NaN"):
         validate(model, quantized, [torch.full_like(x, float("nan"))])
+    with pytest.raises(ValueError, match=r"batch 0 \(5, 2, 16, 16\) does not fit"):
+        validate(model, quantized, [x[:, :2]])

@@ -13,7 +13,7 @@ struct Layout {  // of one matrix; sizes in bytes
 int32_t lay_out(int64_t k, int64_t n, int64_t group, int32_t bits, bool zeros, bool sums, Layout& l, const Say& say) {
   if (k < 1 || n < 1 || k >= kMost || n >= kMost || !fits(double(k + kPackedK) * double(n + kPanel) * 4))
     return say(QK_BAD_ARGUMENT, "weights of k=%lld, n=%lld, wanted sizes of 1 … 2^31 − 1", (long long)k, (long long)n);
-  if (bits != 4 && bits != 2) return say(QK_BAD_ARGUMENT, "bits is %d, wanted 4 or 2", bits);
+  if (bits != 8 && bits != 4 && bits != 2) return say(QK_BAD_ARGUMENT, "bits is %d, wanted 8, 4 or 2", bits);
   if (group < kUnit || group % kUnit)
     return say(QK_BAD_ARGUMENT, "group is %lld, wanted a multiple of %lld", (long long)group, (long long)kUnit);
   l.k = k, l.n = n;
@@ -57,6 +57,12 @@ void sum_groups(const Layout& l, const uint8_t* from, int64_t row, int64_t colum
       }
 }
 
+bool tame(const Layout& l, const float* scales) {  // cpu/amx_reals.h
+  bool all = true;
+  for (idx i = 0; i < l.groups * l.n; ++i) all &= scales[i] >= 0x1p-50f && scales[i] <= 0x1p22f;
+  return all;
+}
+
 int32_t check_codes(const Layout& l, int32_t bits, const uint8_t* codes, int64_t row, int64_t column, const Say& say) {
   for (idx t = 0; t < l.k; ++t)
     for (idx j = 0; j < l.n; ++j)
@@ -92,7 +98,7 @@ int32_t read_groups(const qk_packed_groups* given, Int4& g, int32_t& bits, const
   g.scales = memory + l.codes, g.scale_type = kScaleF32;
   if (p.has_sums) g.w_sums = reinterpret_cast<const int32_t*>(memory + l.codes + l.scales);
   if (p.has_zeros) g.zeros = memory + l.codes + l.scales + l.sums;
-  g.zero = p.zero, g.fits_int8 = true;
+  g.zero = p.zero, g.fits_int8 = true, g.tame_scales = p.tame_scales;
   bits = p.bits;
   return QK_OK;
 }
@@ -145,6 +151,7 @@ int32_t qk_pack_groups(int64_t k, int64_t n, int64_t group, int32_t bits, const 
   if (zeros) by_panel(l, zeros, to + l.codes + l.scales + l.sums);
   packed->k = k, packed->n = n, packed->group = group, packed->bits = bits, packed->zero = zeros ? 0 : zero;
   packed->has_zeros = zeros != nullptr, packed->has_sums = sums != 0, packed->memory = memory;
+  packed->tame_scales = tame(l, scales);
   return QK_OK;
 }
 

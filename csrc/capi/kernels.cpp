@@ -31,10 +31,15 @@ const char* also_for(const char* types) {
   return starts(types, "s8") ? "f32" : starts(types, "f32") ? "bf16" : nullptr;
 }
 
+const char* also_of(const KernelRow& row) { return also_for(row.types); }
+const char* also_of(const Int4Row& row) {  // one that has bfloat16 of its own
+  return starts(row.types, "f32") && same(row.isa, "x86_amxbf16") ? nullptr : also_for(row.types);
+}
+
 template <class List>
 int with_also(const List& list) {
   int count = 0;
-  for (int i = 0; i < list.count; ++i) count += also_for(list.rows[i].types) ? 2 : 1;
+  for (int i = 0; i < list.count; ++i) count += also_of(list.rows[i]) ? 2 : 1;
   return count;
 }
 
@@ -44,7 +49,7 @@ const auto* row_of(const List& list, int index, bool& also) {
   for (int i = 0;; ++i) {
     also = false;
     if (index-- == 0) return &list.rows[i];
-    if (!also_for(list.rows[i].types)) continue;
+    if (!also_of(list.rows[i])) continue;
     also = true;
     if (index-- == 0) return &list.rows[i];
   }
@@ -100,7 +105,7 @@ int32_t judge_depthwise(const DepthwiseRow& row, const Problem& p, double& us, c
 int64_t groups_in(const Problem& p) {
   const char* const slash = strchr(p.layout, '/');
   const size_t length = slash ? size_t(slash - p.layout) : strlen(p.layout);
-  if (length != 7 || (strncmp(p.layout, "n16k4x2", 7) && strncmp(p.layout, "n16k4x4", 7))) return 0;
+  if (length != 7 || strncmp(p.layout, "n16k4x", 6) || !strchr("124", p.layout[6])) return 0;
   if (!slash) return 1;
   const long long group = atoll(slash + 1);
   return group > 0 ? ceil_div(p.k, group) : 0;
@@ -110,7 +115,7 @@ int32_t judge_int4(const Entry& entry, const Problem& p, double& us, const Say& 
   const Int4Row& row = *entry.int4;
   const int64_t groups = groups_in(p);
   if (groups == 0)
-    return say(QK_NO_KERNEL, "reads 4- and 2-bit weights of linear, not %s of layout %s", p.op,
+    return say(QK_NO_KERNEL, "reads weights in groups of linear, not %s of layout %s", p.op,
                *p.layout ? p.layout : "plain");
   if (const int32_t status = not_here(row.isa, say)) return status;
   if (starts(row.types, "bf16") && p.k > kLongestBf16)
@@ -237,7 +242,7 @@ const char* Entry::layout() const {
     case Kind::topk:
       return "";
     case Kind::int4:
-      return int4->bits == 4 ? "n16k4x2" : "n16k4x4";
+      return int4->bits == 8 ? "n16k4x1" : int4->bits == 4 ? "n16k4x2" : "n16k4x4";
     default:
       return "n16k4";
   }

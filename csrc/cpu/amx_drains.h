@@ -6,6 +6,11 @@
 // from the first and completed by the second. Stores across lines cost 30 % at 512³.
 // Where k is one step, tiles and drains take their times one after the other (9 and 13 of 22 µs at 1×1 64@56). Neither a
 // drain one tile later, whose sums have left the store buffer, nor its rows between the multiplications makes them overlap.
+// Why not rows of four tiles (or two) at once, in pieces of 512 (256) bytes: sums then need two buffers of 18 (10) KiB,
+// and those and A do not fit L1. 512³ 79 to 89 µs → 87 to 93 (86 to 92), 1024³ 531 to 560 → 670 to 694 (564 to 601),
+// 128×768×768 36.6 → 43.6 (39), and where the output is in L3, 256×512×3072, 338 → 342: pieces are not what costs there.
+// Why not fetch the next tile's lines of out for writing, one or three tiles ahead, into L1 or L2: 512³ 90 → 82 to 87,
+// but 1024³ 575 → 560 to 625, 2048³ 5.9 → 6.2 ms, 128×4096×4096 1.66 → 1.75.
 // Why a missing float bias is −0.0, which is added: x + −0.0 is x for every x, and the loop needs no branch.
 #pragma once
 #include "amx.h"
@@ -236,16 +241,17 @@ struct ToCodes {
     }
     template <bool Small>
     QK_INLINE __m512i both(const int32_t* sums) const {
-      return _mm512_adds_epi16(
-          _mm512_packs_epi32(made<Small>(sums, bias0, m0), made<Small>(sums + kPanel, bias1, m1)), zero);
+      return _mm512_adds_epi16(_mm512_packs_epi32(made<Small>(sums, bias0, m0), made<Small>(sums + kPanel, bias1, m1)),
+                               zero);
     }
     template <bool Small>
     QK_INLINE __m512i codes(__m512i x, __m512i y) const {
       constexpr bool kSigned = T(-1) < T(0);
-      __m512i bytes = kSigned ? _mm512_max_epi8(_mm512_packs_epi16(x, y), low)
-                              : _mm512_max_epu8(_mm512_packus_epi16(x, y), low);
-      if (Small) bytes = kSigned ? _mm512_min_epi8(bytes, _mm512_castps_si512(high))
-                                 : _mm512_min_epu8(bytes, _mm512_castps_si512(high));
+      __m512i bytes =
+          kSigned ? _mm512_max_epi8(_mm512_packs_epi16(x, y), low) : _mm512_max_epu8(_mm512_packus_epi16(x, y), low);
+      if (Small)
+        bytes = kSigned ? _mm512_min_epi8(bytes, _mm512_castps_si512(high))
+                        : _mm512_min_epu8(bytes, _mm512_castps_si512(high));
       return _mm512_permutexvar_epi32(order, bytes);
     }
 

@@ -1,4 +1,4 @@
-// The list of all kernels of 4- and 2-bit weights, and their way onto threads: columns are split first, so that each
+// The list of all kernels of int4.h's weights, and their way onto threads: columns are split first, so that each
 // thread streams its own panels; K is never split, so that results do not depend on the number of threads.
 #include "int4.h"
 
@@ -89,7 +89,7 @@ Int4List all_int4_rows() {
   };
   constexpr int kLists = sizeof lists / sizeof lists[0];
   struct Joined {
-    Int4Row rows[kLists * 10];
+    Int4Row rows[kLists * 16];
     int count = 0;
     Joined() {
       for (const Int4List& list : lists)

@@ -1,15 +1,36 @@
-// The nouns of products with 4- and 2-bit weights: plain structs, no std. Every ISA file may include it.
+// The nouns of products with weights of 4 and 2 bits, and of 8 with groups along k: plain structs, no std. Every ISA file
+// may include it.
 //
 //   out[i, j] = Σ_k (a[i, k] − za_i) (w[k, j] − z[g, j])      weighed by group g of k as `sum` says     (A2, A10)
 //
 // Weights are unsigned codes (signed ones have 8, or 2, added, and so have their zero points) in layout n16k4 at `bits`
-// bits (docs/layouts.md): 8/bits k-groups share a byte, so a line of 64 bytes holds 16 columns × 32/bits k.
+// bits (docs/layouts.md): 8/bits k-groups share a byte, so a line of 64 bytes holds 16 columns × 32/bits k. Codes of 8
+// bits lie as they are, signed or not (n16k4 itself); kernels see them, and their zero points, with 128 added to signed
+// ones.
 #pragma once
 #include "../kernel.h"
 
 namespace qk {
 
 constexpr idx kUnit = 16;  // a group is a multiple of so many k: what the inner loops take at a time
+
+// What a weight's codes are, as a parameter of kernels.
+struct U2 {
+  static constexpr int kBits = 2;
+  static constexpr bool kSigned = false;
+};
+struct U4 {
+  static constexpr int kBits = 4;
+  static constexpr bool kSigned = false;
+};
+struct U8 {
+  static constexpr int kBits = 8;
+  static constexpr bool kSigned = false;
+};
+struct S8 {
+  static constexpr int kBits = 8;
+  static constexpr bool kSigned = true;
+};
 
 enum ScaleType { kScaleF32, kScaleF16, kScaleBf16 };
 
@@ -30,6 +51,7 @@ struct Int4 {
   const int32_t* w_sums;     // Σ (w − z) of the group; read only where a_zero is given
   const int32_t* a_zero;     // m values, or null: zero
   bool fits_int8;            // all (w − z) · factor do
+  bool tame_scales;          // all scales are 2⁻⁵⁰ … 2²² (amx_reals.h)
   const Epilogue* epilogue;  // what becomes of the sums (epilogue.h)
   idx l1_bytes, l2_bytes;
 
@@ -42,6 +64,7 @@ struct Int4Row {
   const char* types;  // activation, weight, accumulator: float32 where groups are scaled, int32 else
   const char* isa;
   bool a_signed, float_sums, of_floats;
+  bool w_signed;  // in memory: of 8 bits only
   int bits;
   idx mr, nr;
   idx min_m;             // declines fewer rows

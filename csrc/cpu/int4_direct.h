@@ -1,18 +1,22 @@
-// 4- and 2-bit weights multiplied straight from their packed bytes, compiled once per ISA.
+// Weights of 2, 4 and 8 bits multiplied straight from their packed bytes, compiled once per ISA.
 //
 //   a line of 64 bytes   n0: k0|k4 k1|k5 k2|k6 k3|k7   n1: …        (4 bits: low nibble | high nibble)
 //   and 15               n0: k0 k1 k2 k3               n1: …        × splat of a[r][k0…k3]
 //   shift 4, and 15      n0: k4 k5 k6 k7               n1: …        × splat of a[r][k4…k7]
 //
-// The codes are unsigned and never flipped: zero points enter once a group, through the group's sum of a, as the start of
-// its accumulator. All of K runs in registers, the sums of a group in 32-bit integers, those of the groups in float
-// (fma, ascending g: A10) or in integers. One row is bound by memory: a panel is one stream, read once, in order.
+// A code of 8 bits is its own plane, and is seen unsigned too: a signed one is flipped in a register. Where one of two
+// operands must be signed and activations are not (VNNI), the codes are flipped to signed ones, and 128 moves into the
+// zero point.
+// The codes are unsigned and otherwise never flipped: zero points enter once a group, through the group's sum of a, as
+// the start of its accumulator. All of K runs in registers, the sums of a group in 32-bit integers, those of the groups in
+// float (fma, ascending g: A10) or in integers. One row is bound by memory: a panel is one stream, read once, in order.
 //
 // Why rows of A are packed as [k/4][rows][4]: every splat has a constant distance from one pointer.
 // Why not unpack a panel for many rows on VNNI: 3 instructions for 2 · 12 products at 12 rows, and no second copy in L1.
 //
 // `V` names the instruction set: types Reg and Float of kLanes 32-bit lanes; Part and dot/close (how four products are
-// summed); load, plane, splat; start, times, add, sub; to_float, scale, fma; store.
+// summed; kOneSigned: only of an unsigned and a signed byte); load, plane, flip (the sign of bytes), splat; start, times,
+// add, sub; to_float, scale, fma; store.
 #pragma once
 #include <string.h>
 
@@ -62,11 +66,13 @@ void pack_strip(const Int4& g, idx i, idx rows, uint8_t* a, int32_t* a_sums) {
 constexpr idx kSpan = 64;  // columns that are finished at a time: a call for each panel costs one row 2 %
 
 // One panel: 16 columns of tile[Rows][kSpan].
-template <class V, bool ASigned, int Bits, bool Floats, int Rows, int Regs, int Split>
+template <class V, bool ASigned, class W, bool Floats, int Rows, int Regs, int Split>
 void direct_panel(const Int4& g, const Strip& s, idx panel, idx first_column, int32_t* tile) {
   using Reg = typename V::Reg;
   using Float = typename V::Float;
-  constexpr int kPlanes = 8 / Bits, kLines = Bits / 2;  // of a line; in a unit of 16 k
+  constexpr int kBits = W::kBits, kPlanes = 8 / kBits, kLines = kBits / 2;  // of a line; in a unit of 16 k
+  constexpr bool kToSigned = kBits == 8 && V::kOneSigned && !ASigned, kFlip = kToSigned != W::kSigned;
+  constexpr int kMoved = kToSigned ? 128 : 0;
   constexpr idx kLineBytes = kPanel * kGroup;
   const idx groups = g.groups();
   const idx at_panel = panel * groups * kPanel + first_column;
@@ -84,6 +90,7 @@ void direct_panel(const Int4& g, const Strip& s, idx panel, idx first_column, in
       const int32_t a_sum = s.a_sums[q * Rows + r];
       unroll<Regs>([&](auto c) QK_INLINE {
         acc[0][r][c] = g.zeros ? V::times(V::bytes(g.zeros + at + c * V::kLanes), -a_sum) : V::start(-g.zero * a_sum);
+        if (kMoved) acc[0][r][c] = V::add(acc[0][r][c], V::start(kMoved * a_sum));
       });
       unroll<Split - 1>([&](auto x)
                             QK_INLINE { unroll<Regs>([&](auto c) QK_INLINE { acc[x + 1][r][c] = V::zero(); }); });
@@ -97,17 +104,18 @@ void direct_panel(const Int4& g, const Strip& s, idx panel, idx first_column, in
         unroll<kPlanes>([&](auto plane) QK_INLINE {
           const int quad = line * kPlanes + plane;
           Reg u[Regs];
-          unroll<Regs>([&](auto c) QK_INLINE { u[c] = V::template plane<Bits>(x[c], plane); });
+          unroll<Regs>([&](auto c) QK_INLINE { u[c] = V::template plane<kBits>(kFlip ? V::flip(x[c]) : x[c], plane); });
           unroll<Rows>([&](auto r) QK_INLINE {
             const Reg v = V::splat(a + (quad * Rows + r) * kGroup);
             unroll<Regs>([&](auto c) QK_INLINE {
-              V::template dot<ASigned>(acc[quad % Split][r][c], part[r][c], u[c], v, quad);
+              V::template dot<ASigned, kBits>(acc[quad % Split][r][c], part[r][c], u[c], v, quad);
             });
           });
         });
       });
-      unroll<Rows>([&](auto r)
-                       QK_INLINE { unroll<Regs>([&](auto c) QK_INLINE { V::close(acc[0][r][c], part[r][c]); }); });
+      unroll<Rows>([&](auto r) QK_INLINE {
+        unroll<Regs>([&](auto c) QK_INLINE { V::template close<kBits>(acc[0][r][c], part[r][c]); });
+      });
     }
     Float scale[Regs];
     Reg factor[Regs];
@@ -134,7 +142,7 @@ void direct_panel(const Int4& g, const Strip& s, idx panel, idx first_column, in
   });
 }
 
-template <class V, bool ASigned, int Bits, bool Floats>
+template <class V, bool ASigned, class W, bool Floats>
 struct Direct {
   static constexpr idx kMr = V::kMaxRows, kNr = kPanel;
 
@@ -189,7 +197,7 @@ struct Direct {
       constexpr int kSplit = V::kSplits && Rows * kRegs < 2 ? 4 : V::kSplits && Rows * kRegs < 5 ? 2 : 1;
       if (rows == Rows) {
         for (idx c = 0; c < kPanel; c += kRegs * V::kLanes)
-          direct_panel<V, ASigned, Bits, Floats, Rows, kRegs, kSplit>(g, s, panel, c, tile);
+          direct_panel<V, ASigned, W, Floats, Rows, kRegs, kSplit>(g, s, panel, c, tile);
         return;
       }
     }

@@ -1,10 +1,11 @@
-// 4- and 2-bit weights times activations that stay real numbers (A11): y = Σ_g s_g Σ_{k∈g} x·(w − z), once per ISA.
+// Weights of 2, 4 and 8 bits times activations that stay real numbers (A11): y = Σ_g s_g Σ_{k∈g} x·(w − z), once per ISA.
 //
 // A code becomes a float in a register, exactly, its zero point taken off exactly too: Σ x·w − z·Σ x would cancel. A sum
 // is kept in Parts independent floats (k mod Parts) of 8 terms each, added as a tree, then weighed and added in double:
 // 8 + 3 + 1 roundings where A11 allows 16, whatever K is. Sums in float from group to group would be 128 at K = 4096.
 //
-// `V`: as in int4_direct.h, and value<Bits>(line, shift): the code at a bit offset of each 32-bit lane, as Float.
+// `V`: as in int4_direct.h, and value<Bits>(line, shift): the code at a bit offset of each 32-bit lane, as Float. One of 8
+// bits comes with 2²³ added, which is its bits beneath an exponent, and leaves with the zero point: an `or`, no conversion.
 #pragma once
 #include "int4_direct.h"
 
@@ -13,17 +14,18 @@ namespace QK_ISA {
 namespace {
 
 // One panel, Rows rows of x (adjacent, padded with zeros to whole units): tile[Rows][kSpan], float.
-template <class V, int Bits, int Rows, int Parts>
+template <class V, class W, int Rows, int Parts>
 void float_panel(const Int4& g, const float* x, idx x_row, idx panel, idx first_column, int32_t* tile) {
   using Float = typename V::Float;
-  constexpr int kPlanes = 8 / Bits, kLines = Bits / 2;
+  constexpr int kBits = W::kBits, kPlanes = 8 / kBits, kLines = kBits / 2;
   constexpr idx kLineBytes = kPanel * kGroup, kFlush = 8 * Parts;
   const idx groups = g.groups();
   const uint8_t* w = g.w + panel * g.w_panel + first_column * kGroup;
   double y[Rows][V::kLanes] = {};
   for (idx q = 0; q < groups; ++q) {
     const idx at = (panel * groups + q) * kPanel + first_column;
-    const Float zero = V::to_float(g.zeros ? V::bytes(g.zeros + at) : V::start(g.zero));
+    const typename V::Reg plain = g.zeros ? V::bytes(g.zeros + at) : V::start(g.zero);
+    const Float zero = V::to_float(kBits == 8 ? V::add(plain, V::start(1 << 23)) : plain);
     float scale[V::kLanes];
     V::store_float(scale, V::scale(g.scales, g.scale_type, at));
     const idx end = q * g.group + padded(min_of(g.group, g.k - q * g.group), kUnit);
@@ -34,11 +36,11 @@ void float_panel(const Int4& g, const float* x, idx x_row, idx panel, idx first_
       const float* a = x + k;
       for (idx unit = 0; unit < units; ++unit, w += kLines * kLineBytes, a += kUnit)
         unroll<kLines>([&](auto line) QK_INLINE {
-          const typename V::Reg codes = V::load(w + line * kLineBytes);
+          const typename V::Reg loaded = V::load(w + line * kLineBytes), codes = W::kSigned ? V::flip(loaded) : loaded;
           unroll<kPlanes>([&](auto plane) QK_INLINE {
             unroll<kGroup>([&](auto t) QK_INLINE {
               const int at_k = int(line * kPlanes + plane) * int(kGroup) + int(t);
-              const Float value = V::sub_float(V::template value<Bits>(codes, int(t) * 8 + int(plane) * Bits), zero);
+              const Float value = V::sub_float(V::template value<kBits>(codes, int(t) * 8 + int(plane) * kBits), zero);
               unroll<Rows>([&](auto r) QK_INLINE {
                 sum[r][at_k % Parts] = V::fma(V::splat_float(a[r * x_row + at_k]), value, sum[r][at_k % Parts]);
               });
@@ -61,7 +63,7 @@ void float_panel(const Int4& g, const float* x, idx x_row, idx panel, idx first_
   }
 }
 
-template <class V, int Bits>
+template <class V, class W>
 struct Floats {
   static constexpr idx kMr = V::kFloatRows, kNr = kPanel;
 
@@ -85,9 +87,9 @@ struct Floats {
           for (idx c = 0; c < columns; c += V::kLanes) {
             const idx panel = (j + c) / kPanel, first = (j + c) % kPanel;
             int32_t* const to = tile + c - first;
-            const auto run = height == 1   ? float_panel<V, Bits, 1, 8>
-                             : height == 2 ? float_panel<V, Bits, 2, 4>
-                                           : float_panel<V, Bits, int(kMr), 4>;
+            const auto run = height == 1   ? float_panel<V, W, 1, 8>
+                             : height == 2 ? float_panel<V, W, 2, 4>
+                                           : float_panel<V, W, int(kMr), 4>;
             run(g, x + r * k_whole, k_whole, panel, first, to);
           }
           finish_rows(*g.epilogue, tile, kSpan, m0 + r, height, j, columns);

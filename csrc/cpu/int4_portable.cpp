@@ -1,4 +1,4 @@
-// linear, 4- and 2-bit weights, portable: plain C++ for any CPU, a panel of 16 columns as arrays that compilers make
+// linear, weights of int4.h, portable: plain C++ for any CPU, a panel of 16 columns as arrays that compilers make
 // vectors of. The fma is the C library's, which rounds once with or without an instruction for it.
 // Contract and drawing: int4_direct.h.
 #define QK_ISA portable
@@ -16,7 +16,7 @@ constexpr double kFloatGops = 2, kGops = 4, kCallUs = 0.1, kGbS = 3;
 
 struct Sixteen {
   static constexpr int kLanes = 16, kMaxRows = 4, kMaxSums = 4, kFloatRows = 2;
-  static constexpr bool kSplits = false;
+  static constexpr bool kOneSigned = false, kSplits = false;
   struct Reg {
     union {
       uint8_t byte[64];
@@ -50,6 +50,9 @@ struct Sixteen {
     memcpy(x.byte, p, 64);
     return x;
   }
+  static Reg flip(const Reg& x) {
+    return lanes([&](int i) { return x.lane[i] ^ 0x80808080u; });
+  }
   template <int Bits>
   static Reg plane(const Reg& x, int i) {
     Reg y;
@@ -61,7 +64,7 @@ struct Sixteen {
     for (int b = 0; b < 64; ++b) x.byte[b] = four[b % 4];
     return x;
   }
-  template <bool ASigned>
+  template <bool ASigned, int>
   static void dot(Reg& acc, Part&, const Reg& w, const Reg& a, int) {
     for (int i = 0; i < 16; ++i) {
       int32_t sum = 0;
@@ -69,6 +72,7 @@ struct Sixteen {
       acc.lane[i] += uint32_t(sum);
     }
   }
+  template <int>
   static void close(Reg&, Part&) {}
   static Reg start(int32_t x) {
     return lanes([&](int) { return uint32_t(x); });
@@ -109,7 +113,7 @@ struct Sixteen {
   }
   template <int Bits>
   static Float value(const Reg& x, int shift) {
-    return floats([&](int i) { return float(x.lane[i] >> shift & ((1u << Bits) - 1)); });
+    return floats([&](int i) { return float((x.lane[i] >> shift & ((1u << Bits) - 1)) + (Bits == 8 ? 1u << 23 : 0)); });
   }
   static Float sub_float(const Float& x, const Float& y) {
     return floats([&](int i) { return x.lane[i] - y.lane[i]; });
@@ -126,7 +130,7 @@ struct Sixteen {
 
 }  // namespace
 
-QK_INT4_ROWS(Sixteen, "4x16", QK_FLOAT_ROW(Sixteen, "2x16", 4, "u4"), QK_FLOAT_ROW(Sixteen, "2x16", 2, "u2"))
+QK_INT4_ROWS(Sixteen, "4x16", QK_FLOAT_ROWS(Sixteen, "2x16"))
 
 }  // namespace portable
 }  // namespace qk

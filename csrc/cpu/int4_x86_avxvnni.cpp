@@ -1,4 +1,4 @@
-// linear, 4- and 2-bit weights, x86_avxvnni: the byte dot product on 256 bits, u4 its unsigned operand, or the signed one
+// linear, weights of int4.h, x86_avxvnni: the byte dot product on 256 bits, u4 its unsigned operand, or the signed one
 // of u8 activations.
 //
 // Why 4×16: a panel in two passes of 8 columns; 4 sums of the group, 4 of those before it, a line, a plane, the mask.
@@ -16,11 +16,12 @@ constexpr double kGops = 250, kCallUs = 0.1, kGbS = 25;
 struct Ymm : YmmLanes {
   struct Part {};
   static constexpr int kMaxRows = 4, kMaxSums = 4;
-  static constexpr bool kSplits = true;
-  template <bool ASigned>
+  static constexpr bool kOneSigned = true, kSplits = true;
+  template <bool ASigned, int Bits>
   static void dot(Reg& acc, Part&, Reg w, Reg a, int) {
     acc = ASigned ? _mm256_dpbusd_avx_epi32(acc, w, a) : _mm256_dpbusd_avx_epi32(acc, a, w);
   }
+  template <int Bits>
   static void close(Reg&, Part&) {}
 };
 

@@ -14,9 +14,11 @@ struct YmmLanes {
   static Reg zero() { return _mm256_setzero_si256(); }
   static Float zero_float() { return _mm256_set1_ps(0.0f); }
   static Reg load(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+  static Reg flip(Reg x) { return _mm256_xor_si256(x, _mm256_set1_epi8(-128)); }
   template <int Bits>
   static Reg plane(Reg x, int i) {
-    return _mm256_and_si256(i ? _mm256_srli_epi16(x, i * Bits) : x, _mm256_set1_epi8((1 << Bits) - 1));
+    if (Bits == 8) return x;
+    return _mm256_and_si256(i ? _mm256_srli_epi16(x, i * Bits) : x, _mm256_set1_epi8(char((1 << Bits) - 1)));
   }
   static Reg splat(const uint8_t* four) {
     int x;

@@ -16,9 +16,11 @@ struct ZmmLanes {
   static Reg zero() { return _mm512_setzero_si512(); }
   static Float zero_float() { return _mm512_setzero_ps(); }
   static Reg load(const uint8_t* p) { return _mm512_loadu_si512(p); }
+  static Reg flip(Reg x) { return _mm512_xor_si512(x, _mm512_set1_epi8(-128)); }
   template <int Bits>
   static Reg plane(Reg x, int i) {
-    return _mm512_and_si512(i ? _mm512_srli_epi16(x, unsigned(i * Bits)) : x, _mm512_set1_epi8((1 << Bits) - 1));
+    if (Bits == 8) return x;
+    return _mm512_and_si512(i ? _mm512_srli_epi16(x, unsigned(i * Bits)) : x, _mm512_set1_epi8(char((1 << Bits) - 1)));
   }
   static Reg splat(const uint8_t* four) {
     int x;

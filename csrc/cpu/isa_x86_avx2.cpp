@@ -6,10 +6,13 @@
 // Contract and source of the method: widen.h.
 #define QK_ISA x86_avx2
 #define QK_TILE "6x16"
+#define QK_DRIVER(as, ws) NarrowDriver<Isa<as, ws>, NarrowIsa<as, ws>, as>
+#include "bytes_ymm.h"
 #include "lanes_avx2.h"
 #include "depthwise.h"
 #include "interleave256.h"
 #include "isa_rows.h"
+#include "narrow.h"
 #include "peak.h"
 #include "widen.h"
 #include "x86.h"
@@ -51,6 +54,19 @@ struct Ymm {
 
 template <bool ASigned, bool WSigned>
 struct Isa : WidenIsa<Ymm, ASigned, WSigned, 6, 8> {};
+
+struct NarrowYmm : YmmBytes {
+  static Reg mul_add(Reg acc, Reg u, Reg s) {
+    Reg product = _mm256_madd_epi16(_mm256_maddubs_epi16(u, s), _mm256_set1_epi16(1));
+    QK_KEEP(product);
+    acc = _mm256_add_epi32(acc, product);
+    QK_KEEP(acc);
+    return acc;
+  }
+};
+
+template <bool ASigned, bool WSigned>
+struct NarrowIsa : VnniIsa<NarrowYmm, ASigned, WSigned, 4, 1, 8> {};
 
 template <bool ASigned, bool WSigned>
 struct QuadsIsa : WidenQuads<Ymm, Bytes256, ASigned, WSigned, 4> {};

@@ -5,10 +5,13 @@
 // Contract and source of the method: widen.h.
 #define QK_ISA x86_avx512bw
 #define QK_TILE "12x16"
+#define QK_DRIVER(as, ws) NarrowDriver<Isa<as, ws>, NarrowIsa<as, ws>, as>
+#include "bytes_zmm.h"
 #include "lanes_avx512.h"
 #include "depthwise.h"
 #include "interleave512.h"
 #include "isa_rows.h"
+#include "narrow.h"
 #include "peak.h"
 #include "widen.h"
 #include "x86.h"
@@ -52,6 +55,19 @@ struct Zmm {
 
 template <bool ASigned, bool WSigned>
 struct Isa : WidenIsa<Zmm, ASigned, WSigned, 12, 24> {};
+
+struct NarrowZmm : ZmmBytes {
+  static Reg mul_add(Reg acc, Reg u, Reg s) {
+    Reg product = _mm512_madd_epi16(_mm512_maddubs_epi16(u, s), _mm512_set1_epi16(1));
+    QK_KEEP(product);
+    acc = _mm512_add_epi32(acc, product);
+    QK_KEEP(acc);
+    return acc;
+  }
+};
+
+template <bool ASigned, bool WSigned>
+struct NarrowIsa : VnniIsa<NarrowZmm, ASigned, WSigned, 8, 1, 8> {};
 
 template <bool ASigned, bool WSigned>
 struct QuadsIsa : WidenQuads<Zmm, Bytes512, ASigned, WSigned, 8> {};

@@ -4,6 +4,7 @@
 // Contract and source of the method: vnni.h.
 #define QK_ISA x86_avxvnni
 #define QK_TILE "6x16"
+#include "bytes_ymm.h"
 #include "lanes_avx2.h"
 #include "depthwise.h"
 #include "interleave256.h"
@@ -19,20 +20,8 @@ namespace {
 constexpr idx kMinM = 1;
 constexpr double kGops = 380, kCallUs = 0.05;
 
-struct Ymm {
-  using Reg = __m256i;
-  static constexpr int kLanes = 8;
-  static Reg zero() { return _mm256_setzero_si256(); }
-  static Reg load(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
-  static Reg load_sums(const int32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
-  static Reg splat(const uint8_t* four) {
-    int x;
-    memcpy(&x, four, 4);
-    return _mm256_set1_epi32(x);
-  }
+struct Ymm : YmmBytes {
   static Reg mul_add(Reg acc, Reg u, Reg s) { return _mm256_dpbusd_avx_epi32(acc, u, s); }
-  static Reg add(Reg x, Reg y) { return _mm256_add_epi32(x, y); }
-  static void store(int32_t* p, Reg x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x); }
 };
 
 template <bool ASigned, bool WSigned>

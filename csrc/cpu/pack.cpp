@@ -167,4 +167,15 @@ void pack_panels(const PlainWeights& w, idx k_step, Range panels, uint8_t* dst, 
   }
 }
 
+bool are_narrow(const uint8_t* weights, idx count, bool is_signed) {
+  constexpr idx kAtOnce = 4096;  // weights of all values are known for what they are after the first few
+  const uint8_t shift = is_signed ? 64 : 0;
+  for (idx from = 0; from < count; from += kAtOnce) {
+    uint8_t wide = 0;
+    for (idx i = from; i < min_of(from + kAtOnce, count); ++i) wide |= uint8_t(weights[i] + shift) > 128;
+    if (wide) return false;
+  }
+  return true;
+}
+
 }  // namespace qk

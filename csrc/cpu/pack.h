@@ -15,4 +15,7 @@ struct PlainWeights {
 // null. dst and sums are those of panel 0.
 void pack_panels(const PlainWeights& w, idx k_step, Range panels, uint8_t* dst, int32_t* sums);
 
+// Are all signed weights in −64 … 64, all unsigned ones up to 128 (narrow.h)?
+bool are_narrow(const uint8_t* weights, idx count, bool is_signed);
+
 }  // namespace qk

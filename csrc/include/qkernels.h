@@ -123,16 +123,17 @@ QK_API int32_t qk_pack_bytes(int64_t k, int64_t n, size_t* bytes, char* message,
 QK_API int32_t qk_pack(int64_t k, int64_t n, int32_t type, const void* weights, int64_t row, int64_t column,
                        void* memory, size_t bytes, qk_packed* packed, char* message, size_t message_bytes);
 
-/* 4- or 2-bit weights with a scale for each group of k; filled by qk_pack_groups */
+/* 8-, 4- or 2-bit weights with a scale for each group of k; filled by qk_pack_groups */
 typedef struct qk_packed_groups {
   size_t size;
   int64_t k, n, group;
   int32_t bits, zero; /* zero: of all groups where there are no zeros of each */
   int32_t has_zeros, has_sums;
   const void* memory;
+  int32_t tame_scales; /* all are 2^-50 ... 2^22: real rows may be multiplied in parts */
 } qk_packed_groups;
 
-/* Unsigned codes (signed ones have 8, or 2, added, and so have their zero points), one a byte, at codes[k * row + n *
+/* Unsigned codes (signed ones have 128, 8 or 2 added, and so have their zero points), one a byte, at codes[k * row + n *
  * column]; group: k of a group, a multiple of 16, the last may be short. scales (groups, n) adjacent; zeros likewise, or
  * NULL: all are `zero`. sums: not 0 where activations will have zero points. */
 QK_API int32_t qk_pack_groups_bytes(int64_t k, int64_t n, int64_t group, int32_t bits, int32_t zeros, int32_t sums,

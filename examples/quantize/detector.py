@@ -91,8 +91,12 @@ def case(state: dict[str, Any] | None = None) -> Case:
         with torch.no_grad():
             return float((found(test).argmax(1) == labels).double().mean())
 
+    def loss(found: Any) -> float:
+        with torch.no_grad():
+            return float(nn.functional.cross_entropy(found(test), labels))
+
     return Case(
-        "Faces, 100 held-out windows, MTCNN's R-Net", model, list(x.split(200)), list(test.split(50)), evaluate,
+        "Faces, 100 held-out windows, MTCNN's R-Net", model, list(x.split(200)), list(test.split(50)), evaluate, loss,
         fit(x, y, nn.functional.cross_entropy, 50), test, 4,
     )  # fmt: skip
 

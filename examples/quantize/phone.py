@@ -60,9 +60,13 @@ def case(state: dict[str, Any] | None = None) -> Case:
         with torch.no_grad():
             return float((found(test).argmax(1) == labels).double().mean())
 
+    def loss(found: Any) -> float:
+        with torch.no_grad():
+            return float(nn.functional.cross_entropy(found(test), labels))
+
     return Case(
         "MNIST, 1,000 held-out digits, a mobile network", model, list(x[:512].split(128)), list(test.split(250)),
-        evaluate, train, test[:16],
+        evaluate, loss, train, test[:16],
     )  # fmt: skip
 
 

@@ -34,7 +34,7 @@ def _jit(function: Callable[..., None]) -> Any:
 
 @_jit
 def float_sums(a, w, group, scales, y):
-    """a (m, k) int16, w (k, n) int8, scales (groups, n) float32 → y (m, n) float32, zeros at first."""
+    """a (m, k) int16, w (k, n) int16, scales (groups, n) float32 → y (m, n) float32, zeros at first."""
     m, k = a.shape
     n = w.shape[1]
     acc = np.empty(n, S32)

@@ -9,7 +9,7 @@ import numpy as np
 from qkernels.backends._numpy_epilogue import finish, quantized_rows
 from qkernels.epilogue import Epilogue, finish_floats
 from qkernels.kernel import Problem
-from qkernels.weight_groups import LAYOUTS, PackedGroups
+from qkernels.weight_groups import LAYOUTS, LETTERS, PackedGroups
 
 F32, S32 = np.float32, np.int32
 
@@ -40,8 +40,15 @@ def groups_in(problem: Problem) -> int | str:
     """How many groups k has, by `Problem.layout` ("n16k4x2/32": groups of 32), or why the weights are none of these."""
     layout, _, group = problem.layout.partition("/")
     if problem.op not in ("linear", "weight_only") or layout not in LAYOUTS.values():
-        return f"reads 4- and 2-bit weights of linear, not {problem.op} of layout {problem.layout or 'plain'}"
+        return f"reads weights in groups of linear, not {problem.op} of layout {problem.layout or 'plain'}"
     return -(-problem.k // int(group)) if group else 1
 
 
-TYPES = [(a, bits, acc) for bits in (4, 2) for acc in ("f32", "s32") for a in ("u8", "s8", "f32")]
+TYPES = [  # activations, bits, their letters, accumulator
+    (a, bits, w, acc)
+    for bits, letters in LETTERS.items()
+    for w in letters
+    for acc in ("f32", "s32")
+    if bits < 8 or acc == "f32"
+    for a in ("u8", "s8", "f32")
+]

@@ -1,4 +1,4 @@
-"""The compiled kernels of 4- and 2-bit weights: rows of op "linear" on the layouts n16k4x2 and n16k4x4."""
+"""The compiled kernels of weights of 4 and 2 bits, and of 8 with groups: rows on the layouts n16k4x1, x2 and x4."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from qkernels.backends._numpy_groups import groups_in
 from qkernels.epilogue import Epilogue
 from qkernels.kernel import Hardware, Kernel, Problem
 from qkernels.weight import K_PAD, N_PANEL, PackedLinear, padded
-from qkernels.weight_groups import PackedGroups
+from qkernels.weight_groups import LAYOUTS, PackedGroups
 
 try:
     import qkernels._native as _native
@@ -40,10 +40,9 @@ def _judge(row: dict[str, Any], types: str, problem: Problem, hardware: Hardware
     if m < least:
         return f"m={m} is below {least}{f' with groups below {FEW_GROUPS}' if least > row['min_m'] else ''}"
     weights = padded(problem.n, N_PANEL) * padded(problem.k, K_PAD)
-    bits = int(types[-4])
     halved = 2 if few else 1
     quantizing = m * problem.k / QUANTIZED_US if types.startswith("f32") and row["op"] == "linear" else 0.0
-    reading, computing = 1e-3 * weights * bits / 8 / row["gb_s"], 2e-3 * m * weights * halved / row["gops"]
+    reading, computing = 1e-3 * weights * row["bits"] / 8 / row["gb_s"], 2e-3 * m * weights * halved / row["gops"]
     return float(row["call_us"] + max(reading, computing) + min(reading, computing) / 2 + quantizing)
 
 
@@ -52,19 +51,21 @@ def handle(w: PackedGroups, with_sums: bool) -> object:
     if w._handle is None or (with_sums and not w._handle[1]):  # type: ignore[index]
         kind = SCALE_TYPES[w.scales.dtype.name] if w.scales is not None else 0
         made = _native.packed_int4(
-            w._data, *w.shape, w.bits, w.group, w.scales, kind, w.factors, w.zeros, w.zero,
-            w.sums() if with_sums else None, w.fits_int8,
+            w._data, *w.shape, w.bits, w.code == "s8", w.group, w.scales, kind, w.factors, w.zeros, w.zero,
+            w.sums() if with_sums else None, w.fits_int8, w.tame_scales,
         )  # fmt: skip
         w._handle = made, with_sums
     return w._handle[0]  # type: ignore[index]
 
 
-def linear_handle(packed: PackedLinear) -> object:
-    """What the short way in takes for a weight of one matrix; made once, its buffers are the weight's own."""
-    if packed._handle is None:
-        part = packed.parts[0]
+def linear_handle(packed: PackedLinear, with_sums: bool = False) -> object:
+    """What the short way in takes for a weight of one matrix; made once, and again when sums of the groups are first
+    wanted, its buffers are the weight's own."""
+    part = packed.parts[0]
+    of = handle(part, with_sums)
+    if packed._handle is None or packed._handle_of is not of:
         scale = None if part.scales is not None else packed.columns().scale
-        packed._handle = _native.packed_linear_int4(handle(part, False), scale)
+        packed._handle, packed._handle_of = _native.packed_linear_int4(of, scale), of
     return packed._handle
 
 
@@ -74,7 +75,19 @@ def float_handle(w: PackedGroups) -> object:
         return handle(w, False)
     if w._float_handle is None:
         made = _native.packed_int4(
-            w._data, *w.shape, w.bits, w.group, w.float_scales(), 0, None, w.zeros, w.zero, None, False
+            w._data,
+            *w.shape,
+            w.bits,
+            w.code == "s8",
+            w.group,
+            w.float_scales(),
+            0,
+            None,
+            w.zeros,
+            w.zero,
+            None,
+            False,
+            w.tame_scales,
         )
         w._float_handle = made
     return w._float_handle
@@ -92,11 +105,13 @@ def _run(
     module.linear_int4(index, a, handle(w, epilogue.a_zero is not None), out, epilogue, threads)
 
 
-def _also(types: str) -> tuple[str, ...]:
-    """The further types that a row of these takes."""
+def _also(row: dict[str, Any]) -> tuple[str, ...]:
+    """The further types that a row takes."""
+    types = row["types"]
     if types.startswith("s8"):
         return (f"f32{types[2:]}",)
-    return (f"bf16{types[3:]}",) if types.startswith("f32") else ()
+    stands_in = types.startswith("f32") and row["isa"] != "x86_amxbf16"  # which has rows of its own
+    return (f"bf16{types[3:]}",) if stands_in else ()
 
 
 def kernels_of(module: Any, threads: int = 0) -> tuple[Kernel, ...]:
@@ -111,12 +126,12 @@ def kernels_of(module: Any, threads: int = 0) -> tuple[Kernel, ...]:
             row["op"],
             types,
             row["isa"],
-            "n16k4x2" if "u4" in types[2:] else "n16k4x4",
+            LAYOUTS[row["bits"]],
             functools.partial(_judge, row, types),
             functools.partial(_run if row["op"] == "linear" else _run_floats, module, threads, index),
         )
         for index, row in enumerate(module.int4_rows())
-        for types in (row["types"], *_also(row["types"]))
+        for types in (row["types"], *_also(row))
     )
 
 

@@ -1,6 +1,6 @@
-"""4- and 2-bit weights with groups along k, in Numba: a fallback for machines without our compiled kernels, one thread.
+"""Weights of 8, 4 and 2 bits with groups along k, in Numba: for machines without our compiled kernels, one thread.
 
-Weights are unpacked to int8, zero points taken off, columns adjacent; a row of sums stays in L1 while a group passes.
+Weights are unpacked to int16, zero points taken off, columns adjacent; a row of sums stays in L1 while a group passes.
 The fma of A10 is LLVM's intrinsic: `x * y + z` rounds twice, or once, as LLVM pleases.
 """
 
@@ -22,7 +22,7 @@ def sums(a: np.ndarray, w: PackedGroups, a_zero: np.ndarray | None) -> np.ndarra
     left = a.astype(np.int16, order="C")
     if a_zero is not None:
         left -= a_zero.astype(np.int16)[:, None]
-    shape, weights = (len(a), w.shape[1]), w.differences().astype(np.int8)
+    shape, weights = (len(a), w.shape[1]), w.differences().astype(np.int16)
     if w.scales is not None:
         y = np.zeros(shape, F32)
         compiled.float_sums(left, weights, w.group, np.ascontiguousarray(w.group_scales()), y)
@@ -45,6 +45,6 @@ def judge(problem: Problem, hardware: Hardware) -> float | str:
 
 
 KERNELS: tuple[Kernel, ...] = tuple(
-    Kernel(f"linear_{a}u{bits}{acc}_numba", "linear", f"{a}u{bits}{acc}", "numba", LAYOUTS[bits], judge, composed(sums))
-    for a, bits, acc in TYPES
+    Kernel(f"linear_{a}{w}{acc}_numba", "linear", f"{a}{w}{acc}", "numba", LAYOUTS[bits], judge, composed(sums))
+    for a, bits, w, acc in TYPES
 )

@@ -1,9 +1,9 @@
-"""4- and 2-bit weights with groups along k, in NumPy: exact chunks of float32 GEMM, group by group.
+"""Weights of 8, 4 and 2 bits with groups along k, in NumPy: exact chunks of float32 GEMM, group by group.
 
     y = fma(f32(Σ_{k∈g} (a − za)(w − z)), s[g], y)      or, without scales,      acc += i[g] · Σ_{k∈g} …        A10
 
-A group's product is one float32 GEMM while group · 255 · 15 ≤ 2²⁴ (lemma 2), longer ones run in chunks. The fma is the
-one of rounding.py: float64, rounded to odd.
+A group's product is one float32 GEMM while group · 255 · max|w − z| ≤ 2²⁴ (lemma 2), longer ones run in chunks. The
+fma is the one of rounding.py: float64, rounded to odd.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from qkernels.backends._numpy_groups import TYPES, composed, groups_in
 from qkernels.epilogue import Epilogue, finish_floats
 from qkernels.kernel import Hardware, Kernel, Problem
 from qkernels.rounding import fma32
-from qkernels.weight_groups import LAYOUTS, PackedGroups
+from qkernels.weight_groups import LAYOUTS, LETTERS, PackedGroups
 
 F32, S32 = np.float32, np.int32
-K_CHUNK = 2**24 // (255 * 15)
+K_CHUNK = {bits: 2**24 // (255 * ((1 << bits) - 1)) for bits in LAYOUTS}
 
 
-def group_sum(a: np.ndarray, w: np.ndarray) -> np.ndarray:
+def group_sum(a: np.ndarray, w: np.ndarray, chunk: int) -> np.ndarray:
     """Σ_k a·w of float32 (m, k) and (k, n), exact, in int32."""
     total = np.zeros((len(a), w.shape[1]), S32)
-    for k in range(0, a.shape[1], K_CHUNK):
-        total += np.matmul(a[:, k : k + K_CHUNK], w[k : k + K_CHUNK]).astype(S32)
+    for k in range(0, a.shape[1], chunk):
+        total += np.matmul(a[:, k : k + chunk], w[k : k + chunk]).astype(S32)
     return total
 
 
@@ -40,7 +40,7 @@ def sums(a: np.ndarray, w: PackedGroups, a_zero: np.ndarray | None) -> np.ndarra
     y: Any = np.zeros((len(a), w.shape[1]), F32 if floats else np.uint32)
     for g in range(w.groups):
         part = slice(g * w.group, (g + 1) * w.group)
-        acc = group_sum(left[:, part], plain[part])
+        acc = group_sum(left[:, part], plain[part], K_CHUNK[w.bits])
         y = fma32(acc.astype(F32), weights[g], y) if floats else y + acc.view(np.uint32) * weights[g].view(np.uint32)
     return y if floats else y.view(S32)
 
@@ -77,6 +77,11 @@ def _kernel(op: str, types: str, bits: int, judge: Any, run: Any) -> Kernel:
 
 
 KERNELS: tuple[Kernel, ...] = (
-    *(_kernel("linear", f"{a}u{bits}{acc}", bits, judge, composed(sums)) for a, bits, acc in TYPES),
-    *(_kernel("weight_only", f"{x}u{bits}f32", bits, judge_floats, run_floats) for bits in (4, 2) for x in FLOATS),
+    *(_kernel("linear", f"{a}{w}{acc}", bits, judge, composed(sums)) for a, bits, w, acc in TYPES),
+    *(
+        _kernel("weight_only", f"{x}{w}f32", bits, judge_floats, run_floats)
+        for bits, letters in LETTERS.items()
+        for w in letters
+        for x in FLOATS
+    ),
 )

@@ -154,21 +154,19 @@ def _row(op: str, types: str, run: Callable[..., None], layout: str = "") -> Ker
 
 
 _CODES = ("s8", "u8", "s16", "u16")
+_GROUPED = (("u4", "n16k4x2"), ("u2", "n16k4x4"), ("u8", "n16k4x1"), ("s8", "n16k4x1"))
 KERNELS: tuple[Kernel, ...] = (
     *(_row("gemm", f"{a}{w}s32", _run, "n16k4") for a in ("u8", "s8") for w in ("u8", "s8")),
     *(_row("linear", f"{a}{w}s32", _run_linear, "n16k4") for a in ("u8", "s8", "f32") for w in ("u8", "s8")),
     *(_row("conv", f"{a}{w}s32", _run_conv, "n16k4") for a in ("u8", "s8") for w in ("u8", "s8")),
     *(
         _row("linear", f"{a}{w}{acc}", _run_groups, layout)
-        for w, layout in (("u4", "n16k4x2"), ("u2", "n16k4x4"))
+        for w, layout in _GROUPED
         for acc in ("f32", "s32")
+        if w[1] != "8" or acc == "f32"
         for a in ("u8", "s8", "f32")
     ),
-    *(
-        _row("weight_only", f"{x}{w}f32", _run_floats, layout)
-        for w, layout in (("u4", "n16k4x2"), ("u2", "n16k4x4"))
-        for x in ("f32", "bf16")
-    ),
+    *(_row("weight_only", f"{x}{w}f32", _run_floats, layout) for w, layout in _GROUPED for x in ("f32", "bf16")),
     *(_row("quantize", real + q, reads(real, _run_quantize)) for q in _CODES for real in REALS),
     *(_row("dequantize", q + real, writes(real, _run_dequantize)) for q in _CODES for real in REALS),
     *(_row("dynamic_quantize", real + q, reads(real, _run_dynamic)) for q in _CODES[:2] for real in REALS),

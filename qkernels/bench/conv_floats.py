@@ -1,4 +1,4 @@
-"""Depthwise layers in float32 by other libraries, for `bench --op conv`: their 8-bit kernels do not beat them; ours must.
+"""Depthwise layers in float32 by other libraries, for `bench --op conv`: faster than their 8-bit ones, not than ours.
 
 Their operands are the same numbers, dequantized; their results are quantized when somebody looks, not while they run.
 """

@@ -1,4 +1,5 @@
-"""A linear layer of floats with 4-bit weights: in groups of 32 without zero points, of 128 with them, or by column.
+"""A linear layer of floats with weights in groups: 4 bits in groups of 32 without zero points, of 128 with them, or by
+column; 8 bits in groups of 32.
 
 Everybody gets the same codes and scales, and quantizes activations, or not, as it likes: right is what is within a few
 percent of the product with the dequantized weights, by root mean square.
@@ -11,7 +12,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from qkernels.bench.shapes import INT4_LINEAR, Gemm, _group
 from qkernels.weight import K_PAD, N_PANEL, padded
 
 F32 = np.float32
+Compute = Literal["bfloat16", "float32"]
 TOLERANCE = 0.03
 
 SHAPES: tuple[Gemm, ...] = (
@@ -35,11 +37,11 @@ SHAPES: tuple[Gemm, ...] = (
 
 
 @functools.lru_cache(maxsize=2)
-def _weight(k: int, n: int, group: int | None, symmetric: bool, two_level: bool) -> qk.QTensor:
+def _weight(k: int, n: int, group: int | None, symmetric: bool, two_level: bool, bits: int) -> qk.QTensor:
     b = operands(1, 1, k, n, "")[1]
     stored = "float16" if group and not two_level else "float32"
     return qk.quantize(
-        np.ascontiguousarray(b.T), dtype="int4" if symmetric else "uint4", axis=0, group_size=group,
+        np.ascontiguousarray(b.T), dtype=f"{'int' if symmetric else 'uint'}{bits}", axis=0, group_size=group,
         symmetric=symmetric, scale_dtype=stored, two_level=two_level,
     )  # fmt: skip
 
@@ -49,16 +51,16 @@ class _Weighted:
 
     types = ""
 
-    def __init__(self, group: int | None, symmetric: bool, two_level: bool = False):
-        self.group, self.symmetric, self.two_level = group, symmetric, two_level
+    def __init__(self, group: int | None, symmetric: bool, two_level: bool = False, bits: int = 4):
+        self.group, self.symmetric, self.two_level, self.bits = group, symmetric, two_level, bits
 
     def weight(self, b: np.ndarray) -> qk.QTensor:
-        return _weight(*b.shape, self.group, self.symmetric, self.two_level)
+        return _weight(*b.shape, self.group, self.symmetric, self.two_level, self.bits)
 
     def unsigned(self, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """uint8 codes (n, k), float32 scales and uint8 zero points (n, groups)."""
         q = self.weight(b)
-        shift = 8 if self.symmetric else 0
+        shift = 1 << (self.bits - 1) if self.symmetric else 0
         scale = np.asarray(q.scale, F32).reshape(len(b.T), -1)
         codes = (q.codes().astype(np.int16) + shift).astype(np.uint8)
         return codes, scale, np.broadcast_to(np.asarray(q.zero_point) + shift, scale.shape).astype(np.uint8)
@@ -85,14 +87,16 @@ class Plain(Packed):
         return functools.partial(qk.linear, a, self.weight(b))
 
 
-class InBfloat16(Packed):
-    """compute="bfloat16": activations are not quantized."""
+class InFloats(Packed):
+    """compute="bfloat16", "float32": activations are not quantized."""
 
-    name = "bfloat16"
+    def __init__(self, group: int | None, symmetric: bool, two_level: bool, bits: int, compute: Compute):
+        super().__init__(group, symmetric, two_level, bits)
+        self.name, self.compute = compute, compute
 
     def prepare(self, a: np.ndarray, b: np.ndarray, threads: int) -> Call | None:
         packed, out = qk.pack_linear(self.weight(b)), np.empty((len(a), b.shape[1]), F32)
-        return functools.partial(qk.linear, a, packed, out=out, compute="bfloat16")
+        return functools.partial(qk.linear, a, packed, out=out, compute=self.compute)
 
 
 class _FloatProduct(_Weighted):
@@ -113,8 +117,8 @@ class MatMulNBits(_Weighted, _Library):
 
     modules = ("onnxruntime", "onnx")
 
-    def __init__(self, group: int | None, symmetric: bool, two_level: bool, level: int):
-        super().__init__(group, symmetric, two_level)
+    def __init__(self, group: int | None, symmetric: bool, two_level: bool, bits: int, level: int):
+        super().__init__(group, symmetric, two_level, bits)
         self.level, self.name = level, f"ort_nbits_{level}"
 
     def prepare(self, a: np.ndarray, b: np.ndarray, threads: int) -> Call | None:
@@ -125,14 +129,18 @@ class MatMulNBits(_Weighted, _Library):
             return None
         codes, scale, zero = self.unsigned(b)
         k, n = b.shape
+
+        def packed(x: np.ndarray) -> np.ndarray:
+            return x if self.bits == 8 else x[:, ::2] | x[:, 1::2] << 4
+
         values = [
-            numpy_helper.from_array((codes[:, ::2] | codes[:, 1::2] << 4).reshape(n, -1, self.group // 2), "b"),
+            numpy_helper.from_array(packed(codes).reshape(n, -1, self.group * self.bits // 8), "b"),
             numpy_helper.from_array(scale.reshape(-1), "scale"),
         ]
         if not self.symmetric:
-            values.append(numpy_helper.from_array((zero[:, ::2] | zero[:, 1::2] << 4).reshape(-1), "zero"))
+            values.append(numpy_helper.from_array(packed(zero).reshape(-1), "zero"))
         node = helper.make_node(
-            "MatMulNBits", ["a", *(v.name for v in values)], ["y"], domain="com.microsoft", K=k, N=n, bits=4,
+            "MatMulNBits", ["a", *(v.name for v in values)], ["y"], domain="com.microsoft", K=k, N=n, bits=self.bits,
             block_size=self.group, accuracy_level=self.level,
         )  # fmt: skip
         of, shape = TensorProto.FLOAT, (len(a), n)
@@ -156,10 +164,14 @@ class MatMulNBits(_Weighted, _Library):
         return call
 
 
-class OpenVinoU4(_Weighted, _Library):
-    """u4 weights, decompressed or with dynamically quantized activations, whichever is faster here."""
+class OpenVino(_Weighted, _Library):
+    """u4 or u8 weights, decompressed or with dynamically quantized activations, whichever is faster here."""
 
-    name, modules = "openvino_u4", ("openvino",)
+    modules = ("openvino",)
+
+    def __init__(self, group: int | None, symmetric: bool, two_level: bool, bits: int):
+        super().__init__(group, symmetric, two_level, bits)
+        self.name = f"openvino_u{bits}"
 
     def prepare(self, a: np.ndarray, b: np.ndarray, threads: int) -> Call | None:
         import openvino as ov
@@ -170,14 +182,14 @@ class OpenVinoU4(_Weighted, _Library):
 
         kept: list[np.ndarray] = []  # a constant reads our memory
 
-        def nibbles(x: np.ndarray, shape: list[int]) -> Any:
+        def packed(x: np.ndarray, shape: list[int]) -> Any:
             flat = x.reshape(-1)
-            kept.append(np.ascontiguousarray(flat[::2] | flat[1::2] << 4))
-            return ops.constant(ov.Tensor(kept[-1], shape, ov.Type.u4))
+            kept.append(np.ascontiguousarray(flat if self.bits == 8 else flat[::2] | flat[1::2] << 4))
+            return ops.constant(ov.Tensor(kept[-1], shape, ov.Type.u8 if self.bits == 8 else ov.Type.u4))
 
         x = ops.parameter(list(a.shape), np.float32)
-        weight = ops.convert(nibbles(codes, [n, groups, b.shape[0] // groups]), np.float16)
-        zeros = ops.convert(nibbles(zero, [n, groups, 1]), np.float16)
+        weight = ops.convert(packed(codes, [n, groups, b.shape[0] // groups]), np.float16)
+        zeros = ops.convert(packed(zero, [n, groups, 1]), np.float16)
         weight = ops.multiply(ops.subtract(weight, zeros), ops.constant(scale[..., None].astype(np.float16)))
         whole = ops.convert(ops.reshape(weight, ops.constant([n, b.shape[0]]), False), np.float32)
         model = ov.Model([ops.matmul(x, whole, False, True)], [x])
@@ -206,7 +218,7 @@ class TorchInt4Pack(_Weighted, _Library):
     def prepare(self, a: np.ndarray, b: np.ndarray, threads: int) -> Call | None:
         import torch
 
-        if self.group is None:
+        if self.group is None or self.bits != 4:
             return None
         torch.set_num_threads(threads)
         codes, scale, zero = self.unsigned(b)
@@ -234,7 +246,7 @@ class Ggml(_Weighted, _Library):
         return importlib.metadata.version("llama-cpp-python")
 
     def prepare(self, a: np.ndarray, b: np.ndarray, threads: int) -> Call | None:
-        if self.group != ggml.GROUP or not self.symmetric or self.two_level:
+        if self.group != ggml.GROUP or not self.symmetric or self.two_level or self.bits != 4:
             return None
         codes, scale, _ = self.unsigned(b)
         return min(ggml.calls(a, codes, scale, threads), key=_quickly)
@@ -254,9 +266,9 @@ def _share_wrong(weighted: _Weighted) -> Callable[..., float]:
 
 
 def _subject(
-    group: int | None, symmetric: bool, two_level: bool = False
+    group: int | None, symmetric: bool, two_level: bool = False, bits: int = 4
 ) -> tuple[Subject, tuple[Contender, ...]]:  # fmt: skip
-    how = group, symmetric, two_level
+    how = group, symmetric, two_level, bits
 
     def kernel(a: np.ndarray, b: np.ndarray) -> str:
         chosen = qk.explain(qk.linear, a, Packed(*how).weight(b)).kernel
@@ -266,13 +278,15 @@ def _subject(
         """x, packed codes, scales in float16 or factors, zero points, output."""
         n = padded(shape.n, N_PANEL)
         groups = -(-shape.k // group) if group else 0
-        weights = padded(shape.k, K_PAD) * n // 2 + groups * n * (1 if two_level else 2) + groups * n * (not symmetric)
+        weights = (
+            padded(shape.k, K_PAD) * n * bits // 8 + groups * n * (1 if two_level else 2) + groups * n * (not symmetric)
+        )
         return 4 * shape.m * shape.k + weights + 4 * shape.m * shape.n
 
     peers: tuple[Contender, ...] = (
-        MatMulNBits(*how, 4), MatMulNBits(*how, 0), OpenVinoU4(*how), TorchInt4Pack(*how), Ggml(*how),
+        MatMulNBits(*how, 4), MatMulNBits(*how, 0), OpenVino(*how), TorchInt4Pack(*how), Ggml(*how),
     )  # fmt: skip
-    ours = Packed(*how), Plain(*how), InBfloat16(*how)
+    ours = Packed(*how), Plain(*how), InFloats(*how, "bfloat16"), InFloats(*how, "float32")
     wrong = _share_wrong(Packed(*how))
     quick = ("1x4096x4096", "16x4096x4096")
     return Subject(ours, (_FloatProduct(*how),), SHAPES, quick, operands, wrong, kernel, bytes_of), peers
@@ -283,4 +297,5 @@ SUBJECTS = {
     "int4-g128": _subject(128, False),
     "int4-column": _subject(None, True),
     "int4-two-level": _subject(32, True, True),
+    "int8-g32": _subject(32, True, bits=8),
 }

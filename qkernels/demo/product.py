@@ -26,25 +26,31 @@ def milliseconds(call: Callable[[], object], rounds: int = 7, seconds: float = 1
     return float(np.median([samples[0] for samples in _interleaved([call], rounds, seconds)]))
 
 
-def _interleaved(calls: list[Callable[[], object]], rounds: int, seconds: float) -> list[list[float]]:
-    """[ms of each call] by round: everybody once a round, so that a busy machine is busy for all."""
+def _interleaved(calls: list[Callable[[], object]], rounds: int, seconds: float, burst: int = 1) -> list[list[float]]:
+    """[ms of each call] by round: everybody once a round, so that a busy machine is busy for all, and every round in an
+    order of its own, as who comes after whom counts for up to 25 % (caches). burst: of several, after one more."""
     for call in calls:
         call()
     samples: list[list[float]] = []
-    start = time.perf_counter()
+    random, start = np.random.default_rng(0), time.perf_counter()
     while len(samples) < rounds and (len(samples) < 2 or time.perf_counter() - start < seconds):
-        times = []
-        for call in calls:
+        times = [0.0] * len(calls)
+        for i in random.permutation(len(calls)):
+            if burst > 1:
+                calls[i]()
             begin = time.perf_counter()
-            call()
-            times.append((time.perf_counter() - begin) * 1e3)
+            for _ in range(burst):
+                calls[i]()
+            times[i] = (time.perf_counter() - begin) * 1e3 / burst
         samples.append(times)
     return samples
 
 
-def side_by_side(calls: dict[str, Callable[[], object]], rounds: int = 9, seconds: float = 2.0) -> dict[str, float]:
-    """Median ms of each, interleaved."""
-    samples = np.median(np.array(_interleaved(list(calls.values()), rounds, seconds)), axis=0)
+def side_by_side(
+    calls: dict[str, Callable[[], object]], rounds: int = 9, seconds: float = 2.0, burst: int = 1
+) -> dict[str, float]:
+    """Median ms of each, interleaved; burst: so many in a row, as a program that does nothing else would have them."""
+    samples = np.median(np.array(_interleaved(list(calls.values()), rounds, seconds, burst)), axis=0)
     return dict(zip(calls, map(float, samples), strict=True))
 
 

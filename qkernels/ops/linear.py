@@ -140,7 +140,7 @@ def linear(
     target = fused.room(call.wishes, call.a)
     verbose.timed(kernel, problem, kernel.run, call.a, call.part, target, call.epilogue)
     if call.op == OP:
-        _road.remember(kernel, call.packed, call.m)
+        _road.remember(kernel, call.packed, call.m, call.epilogue is not None and call.epilogue.a_zero is not None)
     return fused.deliver(call.wishes, target, call.library)
 
 
@@ -177,7 +177,7 @@ def _of_tensors(x: Any, handle: Any, bias: Any, activation: Any, out: Any) -> An
     return result if result is None else out
 
 
-class _Call(NamedTuple):
+class Call(NamedTuple):
     x: Any
     packed: PackedLinear
     wishes: fused.Wishes
@@ -192,24 +192,25 @@ class _Call(NamedTuple):
 
     @property
     def part(self) -> Any:
-        return self.packed.parts[0]
+        return self.packed.parts[0] if self.op == OP else part_of_floats(self.packed)
 
-    def problem(self) -> Problem:
+    def problem(self, m: int = 0, part: Any = None) -> Problem:
+        """m, part: of other rows and weights than the call's own."""
         left = "f32" if self.a.dtype == F32 else sign_of(self.a.dtype)
-        n, part = self.wishes.shape[-1], self.part
+        n, m, part = self.wishes.shape[-1], m or self.m, part or self.part
         if isinstance(part, PackedGroups):
             if self.op == "weight_only":
-                types = f"{'bf16' if self.compute == 'bfloat16' else 'f32'}u{part.bits}f32"
+                types = f"{'bf16' if self.compute == 'bfloat16' else 'f32'}{part.code}f32"
             else:
                 types = left + part.types
-            return Problem(self.op, types, self.m, n, self.k, part.grouped_layout)
-        return Problem(OP, f"{left}{sign_of(part.dtype)}s32", self.m, n, self.k, part.layout)
+            return Problem(self.op, types, m, n, self.k, part.grouped_layout)
+        return Problem(OP, f"{left}{sign_of(part.dtype)}s32", m, n, self.k, part.layout)
 
 
 def _check(
     x: Any, weight: Any, bias: Any, activation: Any, residual: Any, out_scale: Any, out_zero_point: Any,
     out_dtype: Any, rounding: Any, compute: Any, out: Any,
-) -> _Call:  # fmt: skip
+) -> Call:  # fmt: skip
     packed = _weight(weight)
     if not hasattr(x, "shape"):
         x = np.asarray(x)
@@ -233,12 +234,12 @@ def _check(
             raise ValueError(
                 f"{OP}: bias is int32, wanted floats: there is no one unit x_scale · weight_scale here (A10)"
             )
-        if compute != "int8" and isinstance(part, PackedGroups):
+        if compute != "int8" and (isinstance(part, PackedGroups) or packed.group_size is None):
             floats = np.ascontiguousarray(as_float32(x, OP, "x")).reshape(m, k)
-            by = _epilogue_of_floats(wishes, None, None)
-            return _Call(x, packed, wishes, "kernel", floats, m, k, by, library, "weight_only", compute)
+            by = epilogue_of_floats(wishes, None, None)
+            return Call(x, packed, wishes, "kernel", floats, m, k, by, library, "weight_only", compute)
         if compute != "int8" or not isinstance(part, PackedGroups):
-            return _Call(x, packed, wishes, compute if compute != "int8" else "grouped", None, m, k, None, library)
+            return Call(x, packed, wishes, compute if compute != "int8" else "grouped", None, m, k, None, library)
     if not isinstance(x, QTensor) and wishes.kind == "codes":  # the multiplier is known when the rows' scales are
         x = dynamic_quantize(x)
     if isinstance(x, QTensor):
@@ -247,17 +248,28 @@ def _check(
     else:
         a, scale, zero = np.ascontiguousarray(as_float32(x, OP, "x")).reshape(m, k), None, None
     if scaled:  # the kernel's sums are floats, weighed already
-        return _Call(x, packed, wishes, "kernel", a, m, k, _epilogue_of_floats(wishes, scale, zero), library)
+        return Call(x, packed, wishes, "kernel", a, m, k, epilogue_of_floats(wishes, scale, zero), library)
     columns = packed.columns()
     epilogue = fused.epilogue_of(wishes, scale, columns.scale, zero, columns.zero, weight_scales=columns.scales)
     if k:
         check_columns(OP, limits(x.dtype) if isinstance(x, QTensor) else (-127, 127), k, columns, zero, epilogue.bias)
-    return _Call(x, packed, wishes, "kernel", a, m, k, epilogue, library)
+    return Call(x, packed, wishes, "kernel", a, m, k, epilogue, library)
 
 
-def _epilogue_of_floats(wishes: fused.Wishes, scale: Any, zero: Any) -> Epilogue:
+def epilogue_of_floats(wishes: fused.Wishes, scale: Any, zero: Any) -> Epilogue:
     """A10: y · a_scale, float bias, residual, activation."""
     return fused.epilogue_of(wishes, scale, np.ones(wishes.shape[-1], F32), zero, None, weight_scales=1)
+
+
+def part_of_floats(packed: PackedLinear) -> PackedGroups:
+    """The weight as kernels of op "weight_only" take it: bytes without groups as one group. Made once."""
+    part = packed.parts[0]
+    if isinstance(part, PackedGroups):
+        return part
+    if packed._floats is None:
+        columns = packed.columns()
+        packed._floats = PackedGroups.of_columns(part, columns.scale, columns.zero)
+    return packed._floats
 
 
 def _check_compute(compute: Any) -> None:
@@ -317,7 +329,7 @@ def _rows(x: QTensor, m: int) -> tuple[np.ndarray, np.ndarray | None]:
 # ---------------------------------------------------------------- without kernels
 
 
-def _without_kernel(call: _Call) -> Any:
+def _without_kernel(call: Call) -> Any:
     """Empty things (A13), grouped weights (A10) and floats (A11) in NumPy, in double precision or by groups."""
     wishes, n = call.wishes, call.wishes.shape[-1]
     target = fused.room(wishes)
@@ -340,13 +352,13 @@ def _without_kernel(call: _Call) -> Any:
     return fused.deliver(wishes, target, call.library)
 
 
-def _one_zero(call: _Call) -> _Call:
+def _one_zero(call: Call) -> Call:
     """The same with k = 1, weights 0 without a zero point, activations 0."""
     part = dispatch.pack_weights(np.zeros((1, call.wishes.shape[-1]), np.int8))
     packed = PackedLinear.__new__(PackedLinear)
     packed.parts = (part,)
     epilogue = call.epilogue._replace(w_zero=None) if call.epilogue else None
-    return call._replace(a=np.zeros((call.m, 1), call.a.dtype), k=1, packed=packed, epilogue=epilogue)
+    return call._replace(op=OP, a=np.zeros((call.m, 1), call.a.dtype), k=1, packed=packed, epilogue=epilogue)
 
 
 def _problem_of(

@@ -26,13 +26,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
-    """Returns the exit status: 1 without torch, 2 where the case or the recipe is not one."""
+    """Returns the exit status: 1 without torch, 2 where the case, the recipe or the page's folder is not one."""
     wanted = {"torch": "'qkernels[torch]'"}
     wanted |= {"sklearn": "'qkernels[demo]'"} if options.case == DEFAULT else {}
     for name, install in wanted.items():
         if importlib.util.find_spec(name) is None:
             sys.stderr.write(MISSING.format(name, install))
             return 1
+    if not options.output.parent.is_dir():  # said before the work, not after it
+        sys.stderr.write(f"report: there is no folder {options.output.parent} for {options.output.name}\n")
+        return 2
     from qkernels.report.page import page
     from qkernels.report.text import text
     from qkernels.torch.ptq import quantize_model

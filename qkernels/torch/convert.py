@@ -98,6 +98,8 @@ class _Converter:
             self.floats[node] = self._copied(node, module)
 
     def _copied(self, node: fx.Node, module: Any) -> fx.Node:
+        if isinstance(module, torch.nn.Conv2d):  # so that its images are in the order in which codes are
+            module.to(memory_format=torch.channels_last)
         if module is not None:
             self._install(str(node.target), module)
         elif node.op == "get_attr":

@@ -22,6 +22,7 @@ from qkernels.torch.modules import QLinear, QWeight
 from qkernels.torch.network import NAMED, Dequantize, QAdd, QGlobalAverage, QMaxPool2d, Quantize, clamped_codes
 from qkernels.torch.onnx_writer import MICROSOFT, Writer
 from qkernels.torch.prepare import clamp_of, module_of
+from qkernels.torch.ptq import fitting, tensors
 
 OP = "export_onnx"
 FORMATS = ("qoperator", "qdq")
@@ -41,8 +42,8 @@ def export_onnx(model: Quantized, example: Any, path: Any = None, *, format: str
              and a float product in both; so are dynamic ones of "qdq" with their weights alone quantized
     opset    21 or later
 
-    Raises  TypeError model · ValueError format, opset, or an operator that is not written (it is named), weights that
-            the format has no place for.
+    Raises  TypeError model, example · ValueError format, opset, an example that does not fit, an operator that is not
+            written (it is named), weights that the format has no place for.
     """
     if not isinstance(model, Quantized):
         raise TypeError(f"{OP}: model is {type(model).__name__}, wanted what quantize_model or convert gives")
@@ -51,6 +52,10 @@ def export_onnx(model: Quantized, example: Any, path: Any = None, *, format: str
     if opset < 21:
         raise ValueError(f"{OP}: opset={opset}, wanted 21 or later: blocked and 4-bit DequantizeLinear came with it")
     given = example if isinstance(example, tuple | list) else (example,)
+    if not tensors(given):
+        raise TypeError(f"{OP}: example is {type(example).__name__}, wanted a tensor or a tuple of tensors")
+    with torch.no_grad():
+        fitting(model, given, f"{OP}: example")
     ShapeProp(model).propagate(*given)
     made = (_QOperator if format == "qoperator" else _Qdq)(model, opset).write()
     if path is not None:

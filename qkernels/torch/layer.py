@@ -38,9 +38,9 @@ class Part(torch.nn.Module):  # type: ignore[misc]
 class Quantizer(Part):
     """Where values of a graph become codes of one scale. dtype "int8" or "uint8"."""
 
-    def __init__(self, precision: Precision) -> None:
+    def __init__(self, precision: Precision, name: str = "") -> None:
         super().__init__()
-        self.dtype, self.precision = precision.activations, precision
+        self.dtype, self.precision, self.name = precision.activations, precision, name
         self.calibrator = self.new_calibrator()
         self.observing = False  # still, while values are rounded already
         self.scale = torch.nn.Parameter(torch.tensor(1.0))
@@ -67,6 +67,8 @@ class Quantizer(Part):
 
     def forward(self, x: Any) -> Any:
         if self.mode == "observe":
+            if bool(x.isnan().any()):
+                raise ValueError(f"{self.name!r}, which goes into a quantized layer, has NaN there")
             self.calibrator.add(x.detach())
         if self.mode in ("float", "observe"):
             return x
@@ -115,7 +117,8 @@ class Layer(Joined):
         n, size = self.weight.shape[0], precision.group_size
         # One group is no groups: a scale for each output, whose sums stay integers.
         self.group_size = size if self.how is None and size is not None and size < self.weight.shape[1] else None
-        shape = (n, -(-self.weight.shape[1] // self.group_size)) if self.group_size else (n,)
+        self.whole = precision.scales == "tensor"  # one scale for all of the weight
+        shape = (n, -(-self.weight.shape[1] // self.group_size)) if self.group_size else (1,) if self.whole else (n,)
         self.weight_scale = torch.nn.Parameter(torch.ones(shape))
         self.register_buffer("weight_zero", torch.zeros(shape))
         self.__dict__["unrounded"] = None
@@ -152,22 +155,29 @@ class Layer(Joined):
         """The weight's codes."""
         zero = self.weight_zero.cpu().numpy().astype(np.uint8 if self.precision.weights[0] == "u" else np.int8)
         same = zero.size and (zero == zero.flat[0]).all()
+        scale = self.step().detach().cpu().numpy()
         return qkernels.quantize(
-            self.weight.detach().cpu().numpy(), self.step().detach().cpu().numpy(),
-            int(zero.flat[0]) if same else zero, dtype=self.precision.weights, axis=0, group_size=self.group_size,
+            self.weight.detach().cpu().numpy(), scale[0] if self.whole else scale, int(zero.flat[0]) if same else zero,
+            dtype=self.precision.weights, axis=None if self.whole else 0, group_size=self.group_size,
         )  # fmt: skip
 
     # ---------------------------------------------------------------- the four ways to run it
 
     def forward(self, x: Any) -> Any:
-        if self.mode == "observe" and self.watch is not None:
-            self.watch(self, x.detach())
+        if self.mode == "observe":
+            self._look(x.detach())
         if self.mode == "integers":
             return self._integers(x.detach())
         if self.mode == "fake":
             return self.clamped(self._product(self._seen(x), self.fake_weight(), self.bias))
         weight, bias = self.unrounded or (self.weight, self.bias)
         return self.clamped(self._product(x, weight, bias))
+
+    def _look(self, x: Any) -> None:
+        if self.how is not None and x.ndim != 4:
+            raise ValueError(f"{self.name} is a convolution that gets an image {tuple(x.shape)}, wanted (n, c, h, w)")
+        if self.watch is not None:
+            self.watch(self, x)
 
     def _product(self, x: Any, weight: Any, bias: Any = None) -> Any:
         if self.how is None:

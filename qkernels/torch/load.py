@@ -1,15 +1,20 @@
-"""Quantized models of others: import_onnx, a graph of QuantizeLinear, QLinearConv, … as modules; torchao's tensors."""
+"""Quantized models of others: import_onnx, a graph of QuantizeLinear, QLinearConv, … as modules."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import fx
 
+from qkernels.dtypes import bits_of
+from qkernels.importers import blocks_of_any_sign
 from qkernels.tensor import QTensor
+from qkernels.torch.load_floats import DynamicLinear, convolution, float_call, folded, nbits_layer, product, weight_only
+from qkernels.torch.load_torchao import from_torchao as from_torchao
 from qkernels.torch.network import Codes, Dequantize, QAdd, QGlobalAverage, QMaxPool2d, Quantize
 from qkernels.torch.static import StaticConv2d, StaticLinear
 
@@ -18,7 +23,8 @@ F32 = np.float32
 
 
 class Flow(NamedTuple):
-    """A value: codes where there is a scale, else floats. `codes`: what floats were dequantized from."""
+    """A value: codes where there is a dtype, else floats. `codes`: what floats were dequantized from. Codes without a
+    scale are `node`'s floats, quantized in the layer that takes them, in the range that they have (A8)."""
 
     node: Any
     scale: Any = None
@@ -38,31 +44,47 @@ class Product(NamedTuple):
     name: str
 
 
+class Unit(NamedTuple):
+    """What codes are worth whose scale is found on the way, by the scales of a weight."""
+
+    x: Flow
+    scale: Any
+
+
 class Sums(NamedTuple):
     """Integers: the sums of a layer."""
 
     x: Flow
     codes: np.ndarray
+    zero: Any
     how: dict[str, Any] | None
     name: str
-    unit: Any = None
 
 
 def import_onnx(model: Any) -> Any:
     """A quantized ONNX model as a torch.fx.GraphModule of QConv2d, QLinear and what is between them
 
-    model  a path, bytes, or an onnx.ModelProto: what `export_onnx` writes, or ONNX Runtime's quantize_static (of image
-           networks: convolutions, linear layers, sums, pools, clamps), as QOperator or QDQ. One input, one output
+    model  a path, bytes, or an onnx.ModelProto: what `export_onnx` writes, or ONNX Runtime's quantize_static, as
+           QOperator or QDQ, quantize_dynamic and MatMulNBitsQuantizer: convolutions, linear layers, sums, pools,
+           clamps, and common float operators between them. One input, one output
 
-    QOperator models give ONNX Runtime's results bit for bit, QDQ ones those of the fused integer operators.
-    Raises  ValueError an operator, an attribute or a combination that is not read: it is named, with its node.
+    QOperator models give ONNX Runtime's results bit for bit, QDQ ones those of the fused integer operators. Of
+    quantize_dynamic the layers are exact; of MatMulNBits the weights are, and activations stay floats (A11).
+    Raises  ValueError an operator, an attribute or a combination that is not read: it is named, with its node; what is
+            no ONNX model · TypeError model · OSError
     """
     import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-    if isinstance(model, bytes | bytearray):
-        model = onnx.load_from_string(bytes(model))
-    elif not isinstance(model, onnx.ModelProto):
-        model = onnx.load(str(model))
+    try:
+        if isinstance(model, bytes | bytearray):
+            model = onnx.load_from_string(bytes(model))
+        elif isinstance(model, str | Path):
+            model = onnx.load(str(model))
+    except DecodeError as error:
+        raise ValueError(f"{OP}: model is no ONNX model: {error}") from error
+    if not isinstance(model, onnx.ModelProto):
+        raise TypeError(f"{OP}: model is {type(model).__name__}, wanted a path, bytes or an onnx.ModelProto")
     return _Reader(model.graph).run()
 
 
@@ -83,9 +105,10 @@ class _Reader:
             raise ValueError(f"{OP}: the model has {len(given)} inputs and {len(self.onnx.output)} outputs, wanted one")
         self.values[given[0]] = Flow(self.graph.placeholder("x"))
         for node in self.onnx.node:
-            read: Callable[[Any, dict[str, Any]], Any] | None = getattr(self, f"_{node.op_type}", None)
-            if read is None:
-                raise ValueError(f"{OP}: node {node.name!r} is {node.op_type}, which is not read")
+            if node.op_type != "DequantizeLinear" and all(name in self.constants for name in node.input if name):
+                self.constants[node.output[0]] = folded(node, [self.constants[name] for name in node.input if name])
+                continue
+            read: Callable[[Any, dict[str, Any]], Any] = getattr(self, f"_{node.op_type}", self._in_floats)
             made = read(node, self._attributes(node))
             if made is not None:
                 self.values[node.output[0]] = made
@@ -120,6 +143,9 @@ class _Reader:
 
     def value(self, name: str) -> Flow:
         """A value in whatever it is, products finished as floats."""
+        if name not in self.values and name in (constants := {**self.constants, **self.weights}):
+            found = constants[name]
+            self.values[name] = self.buffer(found.dequantize("float32") if isinstance(found, QTensor) else found)
         found = self.values[name]
         if isinstance(found, Product):
             found = self.values[name] = Flow(self.finish(found).node)
@@ -134,6 +160,11 @@ class _Reader:
         codes = found.codes or found
         module = Dequantize(codes.scale, codes.zero, codes.dtype)
         return Flow(self.module(f"{name}_values", module, codes.node))
+
+    def buffer(self, values: np.ndarray) -> Flow:
+        self.count += 1
+        self.root.register_buffer(f"constant_{self.count}", torch.from_numpy(np.array(values)))
+        return Flow(self.graph.get_attr(f"constant_{self.count}"))
 
     def codes(self, name: str, node: Any) -> Flow:
         found = self.value(name)
@@ -151,11 +182,14 @@ class _Reader:
         how = product.how
         bias = None if product.bias is None else torch.from_numpy(np.array(product.bias, F32))
         made: Any
+        x = product.x
         if how is None:
-            made = StaticLinear.from_qtensor(product.weight, bias, activation=product.activation)
+            kind = DynamicLinear if x.dtype and x.scale is None else StaticLinear
+            made = kind.from_qtensor(product.weight, bias, activation=product.activation)
         else:
             made = StaticConv2d.from_qtensor(product.weight, bias, activation=product.activation, **how)
-        x = product.x
+        if x.scale is None:
+            return self._of_range(product, made.eval(), out)
         ranges: list[Any] = [float(x.scale), torch.tensor(x.zero, dtype=getattr(torch, x.dtype))]
         if out is not None:
             ranges += [float(out.scale), torch.tensor(out.zero, dtype=getattr(torch, out.dtype))]
@@ -163,7 +197,36 @@ class _Reader:
         node = self.module(product.name, made.eval(), x.node)
         return Flow(node) if out is None else out._replace(node=node)
 
+    def _of_range(self, product: Product, made: Any, out: Flow | None) -> Flow:
+        """A layer whose input's range is found on the way: it gives floats."""
+        made = Flow(self.module(product.name, made, product.x.node))
+        if out is None:
+            return made
+        module = Quantize(out.scale, out.zero, out.dtype)
+        return out._replace(node=self.module(f"{product.name}_codes", module, made.node))
+
     # ---------------------------------------------------------------- codes and floats
+
+    def _in_floats(self, node: Any, how: dict[str, Any]) -> Flow:
+        called = float_call(node, how)
+        if called is None:
+            also = f" with {', '.join(how)}" if how else ""
+            raise ValueError(f"{OP}: node {node.name!r} is {node.op_type}{also}, which is not read")
+        function, keywords = called
+        return Flow(self.graph.call_function(function, self._given(node), keywords))
+
+    def _given(self, node: Any) -> tuple[Any, ...]:
+        return tuple(self.floats(name).node for name in node.input if name)
+
+    def _DynamicQuantizeLinear(self, node: Any, _: Any) -> Flow:
+        x = Flow(self.floats(node.input[0]).node, dtype="uint8")
+        self.values[node.output[1]] = Unit(x, np.ones((), F32))
+        return x
+
+    def _MatMulNBits(self, node: Any, how: dict[str, Any]) -> Flow:
+        rest = [self.constant(name, node) if name else None for name in node.input[1:]]
+        made = nbits_layer(node, rest, how)
+        return Flow(self.module(node.output[0], made, self.floats(node.input[0]).node))
 
     def _QuantizeLinear(self, node: Any, _: Any) -> Flow:
         out = self.flow(None, node.input[1], node.input[2], node)
@@ -182,7 +245,7 @@ class _Reader:
         codes, scale = self.constant(node.input[0], node), self.constant(node.input[1], node)
         zero = self.constant(node.input[2], node) if len(node.input) > 2 and node.input[2] else np.zeros((), np.int8)
         bias = codes.dtype.name == "int32"
-        self.weights[node.output[0]] = codes * scale if bias else self.qtensor(codes, scale, zero, how)
+        self.weights[node.output[0]] = (codes * scale).astype(F32) if bias else self.qtensor(codes, scale, zero, how)
         return None
 
     def qtensor(self, codes: np.ndarray, scale: np.ndarray, zero: Any, how: dict[str, Any]) -> QTensor:
@@ -193,8 +256,11 @@ class _Reader:
         block, axis = how.get("block_size", 0), how.get("axis", 1)
         if block:
             turned = axis == 0
-            parts = [v.T if turned and v.ndim else v for v in (plain, scale, zeros)]
-            made = QTensor(*parts, dtype=dtype, axis=0, group_size=block)
+            rows, steps, points = (v.T if turned and v.ndim else v for v in (plain, scale, zeros))
+            if np.signbit(scale).any():
+                made = _negative_blocks(rows, steps, points, dtype, block)
+            else:
+                made = QTensor(rows, steps, points, dtype=dtype, axis=0, group_size=block)
             return made.T if turned else made
         if scale.size == 1:
             return QTensor(plain, F32(scale.reshape(())), int(zeros.reshape(-1)[0]), dtype=dtype)
@@ -246,10 +312,16 @@ class _Reader:
 
     def _ConvInteger(self, node: Any, how: dict[str, Any]) -> Sums:
         codes = self.constant(node.input[1], node)
-        return Sums(self.codes(node.input[0], node), codes, self.geometry(node, how, codes), node.output[0])
+        return self._sums(node, codes, self.geometry(node, how, codes))
 
     def _MatMulInteger(self, node: Any, _: Any) -> Sums:
-        return Sums(self.codes(node.input[0], node), self.constant(node.input[1], node).T, None, node.output[0])
+        return self._sums(node, self.constant(node.input[1], node).T, None)
+
+    def _sums(self, node: Any, codes: np.ndarray, how: Any) -> Sums:
+        given = len(node.input) > 3 and node.input[3]
+        zero = self.constant(node.input[3], node).reshape(-1) if given else np.zeros(1, codes.dtype)
+        zeros = int(zero[0]) if (zero == zero[0]).all() else zero
+        return Sums(self.codes(node.input[0], node), codes, zeros, how, node.output[0])
 
     def _Cast(self, node: Any, _: Any) -> Sums:
         found = self.values[node.input[0]]
@@ -257,18 +329,27 @@ class _Reader:
             raise ValueError(f"{OP}: node {node.name!r} is a Cast of no integer sums, which is not read")
         return found
 
-    def _Mul(self, node: Any, _: Any) -> Product:
-        found = self.values.get(node.input[0])
-        if not isinstance(found, Sums):
-            raise ValueError(f"{OP}: node {node.name!r} is a Mul of no integer sums, which is not read")
-        unit, x = self.constant(node.input[1], node).reshape(-1), found.x
+    def _Mul(self, node: Any, how: dict[str, Any]) -> Any:
+        a, b = (self.values.get(name) for name in node.input)
+        if isinstance(a, Unit):
+            return Unit(a.x, a.scale * self.constant(node.input[1], node).astype(F32))
+        if not isinstance(a, Sums):
+            return self._in_floats(node, how)
+        if isinstance(b, Unit):
+            scale = b.scale
+        else:
+            scale = self._scale_of(self.constant(node.input[1], node).reshape(-1), a.x, node)
+        scale = np.broadcast_to(scale.reshape(-1), (len(a.codes),))
+        return Product(a.x, QTensor(a.codes, scale, a.zero, axis=0), None, a.how, None, a.name)
+
+    def _scale_of(self, unit: np.ndarray, x: Flow, node: Any) -> np.ndarray:
+        """The scales of a weight whose product with the input's is `unit`, exactly."""
         scale = unit / F32(x.scale)
         for near in (scale, np.nextafter(scale, F32(0)), np.nextafter(scale, F32(np.inf))):
             scale = np.where(near * F32(x.scale) == unit, near, scale)
         if not np.array_equal(scale * F32(x.scale), unit):
             raise ValueError(f"{OP}: node {node.name!r} has a scale that is no product with its input's {x.scale}")
-        scale = np.broadcast_to(scale, (len(found.codes),))
-        return Product(x, QTensor(found.codes, scale, axis=0), None, found.how, None, found.name)
+        return scale
 
     def geometry(self, node: Any, how: dict[str, Any], weight: Any) -> dict[str, Any]:
         if how.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID") or len(weight.shape) != 4:
@@ -281,37 +362,47 @@ class _Reader:
 
     # ---------------------------------------------------------------- layers of QDQ
 
-    def _layer(self, node: Any, weight: Any, bias: str, how: Any) -> Product:
-        if not isinstance(weight, QTensor):
-            raise ValueError(f"{OP}: node {node.name!r} ({node.op_type}) has a weight in floats, which is not read")
+    def _layer(self, node: Any, weight: Any, bias: str, how: Any) -> Any:
         values = self.weights.get(bias, self.constants.get(bias))
         if isinstance(values, QTensor):
             values = np.asarray(values)
+        found = self.value(node.input[0])
+        if how is None and not (found.codes or found).dtype:
+            made = weight_only(weight, None if values is None else torch.from_numpy(np.array(values, F32)))
+            return Flow(self.module(node.output[0], made, found.node))
         return Product(self.codes(node.input[0], node), weight, values, how, None, node.output[0])
 
-    def _Conv(self, node: Any, how: dict[str, Any]) -> Product:
+    def _Conv(self, node: Any, how: dict[str, Any]) -> Any:
         weight: Any = self.weights.get(node.input[1])
-        bias = node.input[2] if len(node.input) > 2 else ""
-        return self._layer(node, weight, bias, self.geometry(node, how, weight) if weight is not None else None)
+        given = self.geometry(node, how, self.constant(node.input[1], node) if weight is None else weight)
+        if weight is None:
+            return Flow(self.graph.call_function(convolution, self._given(node), given))
+        return self._layer(node, weight, node.input[2] if len(node.input) > 2 else "", given)
 
-    def _Gemm(self, node: Any, how: dict[str, Any]) -> Product:
+    def _Gemm(self, node: Any, how: dict[str, Any]) -> Any:
         weight: Any = self.weights.get(node.input[1])
         if how.get("transA", 0) or how.get("alpha", 1.0) != 1.0 or how.get("beta", 1.0) != 1.0:
             raise ValueError(f"{OP}: node {node.name!r} (Gemm) has transA, alpha or beta, which are not read")
-        if weight is not None and not how.get("transB", 0):
-            weight = weight.T
+        if weight is None:
+            turned = {"turned": bool(how.get("transB", 0))}
+            return Flow(self.graph.call_function(product, self._given(node), turned))
+        weight = weight if how.get("transB", 0) else weight.T
         return self._layer(node, weight, node.input[2] if len(node.input) > 2 else "", None)
 
-    def _MatMul(self, node: Any, _: Any) -> Product:
+    def _MatMul(self, node: Any, how: dict[str, Any]) -> Any:
         weight: Any = self.weights.get(node.input[1])
-        return self._layer(node, weight.T if weight is not None else None, "", None)
+        if weight is None:
+            return self._in_floats(node, how)
+        return self._layer(node, weight.T, "", None)
 
-    def _Add(self, node: Any, _: Any) -> Any:
-        found = self.values.get(node.input[0])
-        if isinstance(found, Product) and found.bias is None and node.input[1] in self.constants:
-            return found._replace(bias=self.constants[node.input[1]].reshape(-1))
-        a, b = self.floats(node.input[0]), self.floats(node.input[1])
-        return Flow(self.graph.call_function(torch.add, (a.node, b.node)))
+    def _Add(self, node: Any, how: dict[str, Any]) -> Any:
+        for name, other in (node.input, reversed(node.input)):
+            found = self.values.get(name)
+            if isinstance(found, Product) and found.bias is None and found.activation is None:
+                values = self.constants.get(other, np.zeros(0))
+                if values.size == found.weight.shape[0] and _along_columns(values, found.how):
+                    return found._replace(bias=values.reshape(-1))
+        return self._in_floats(node, how)
 
     def _Relu(self, node: Any, _: Any) -> Any:
         return self._clamped(node, 0.0, np.inf)
@@ -336,10 +427,16 @@ class _Reader:
     # ---------------------------------------------------------------- what is between layers
 
     def _QLinearAdd(self, node: Any, _: Any) -> Flow:
-        a, b = self.codes(node.input[0], node), self.codes(node.input[3], node)
+        a, b = (self._operand(node, i) for i in (0, 3))
         out = self.flow(None, node.input[6], node.input[7], node)
         module = QAdd(*(Codes(v.scale, v.zero, v.dtype) for v in (a, b, out)))
         return out._replace(node=self.module(node.output[0], module, a.node, b.node))
+
+    def _operand(self, node: Any, first: int) -> Flow:
+        name, scale, zero = node.input[first : first + 3]
+        if name not in self.constants:
+            return self.codes(name, node)
+        return self.flow(self.buffer(self.constants[name]).node, scale, zero, node)
 
     def _QLinearGlobalAveragePool(self, node: Any, how: dict[str, Any]) -> Flow:
         if how.get("channels_last", 0):
@@ -386,27 +483,14 @@ class _Reader:
         return self._moved(node, lambda x: self.graph.call_method("permute", (x, order)))
 
 
-def from_torchao(weight: Any) -> QTensor:
-    """A torchao tensor of integers in plain layout (Int8Tensor, IntxUnpackedToInt8Tensor, …) as a QTensor (n, k)
+def _negative_blocks(codes: np.ndarray, scale: np.ndarray, zero: np.ndarray, dtype: str, block: int) -> QTensor:
+    bits = bits_of(dtype)
+    lift = 0 if dtype.startswith("u") else 1 << (bits - 1)
+    lifted = [(v.astype(np.int16) + lift).astype(np.uint8) for v in (codes, zero)]
+    return blocks_of_any_sign(lifted[0], scale, lifted[1], bits, block)
 
-    It has qdata (n, k) int8, scale, maybe zero_point, block_size; codes and scales are moved, never rounded again.
-    Raises  TypeError another layout (it is named) · ValueError blocks that are neither rows, groups nor the whole.
-    """
-    codes, scale = getattr(weight, "qdata", None), getattr(weight, "scale", None)
-    kind = type(weight).__name__
-    if codes is None or scale is None or codes.dtype not in (torch.int8, torch.uint8) or codes.ndim != 2:
-        raise TypeError(f"from_torchao: weight is {kind}, wanted one with qdata (n, k) of int8 and scale")
-    n, k = codes.shape
-    if tuple(weight.shape) != (n, k):
-        raise TypeError(f"from_torchao: weight is {kind} of shape {tuple(weight.shape)}, its qdata is packed {(n, k)}")
-    block = tuple(getattr(weight, "block_size", (1, k)))
-    target = str(getattr(weight, "target_dtype", codes.dtype)).removeprefix("torch.")
-    zero = getattr(weight, "zero_point", None)
-    zero = 0 if zero is None or not zero.numel() else zero.to(codes.dtype)
-    axis, group = (0, None) if block == (1, k) else (0, block[1]) if block[0] == 1 else (None, None)
-    if axis is None and block != (n, k):
-        raise ValueError(f"from_torchao: block_size={block} of shape {(n, k)}, wanted (1, k), (1, group) or the whole")
-    shape: Any = () if axis is None else (n,) if group is None else (n, -(-k // group))
-    scale = scale.reshape(shape)
-    zero = zero if isinstance(zero, int) else zero.reshape(shape)
-    return QTensor(codes, scale, zero, dtype=target, axis=axis, group_size=group)
+
+def _along_columns(values: np.ndarray, how: Any) -> bool:
+    """Is it a bias: a number for each output, which of images is the third axis from the end?"""
+    axis = -1 if how is None else -3
+    return values.ndim >= -axis and values.shape[axis] == values.size

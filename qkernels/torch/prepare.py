@@ -27,6 +27,7 @@ MOVES = (
 )  # fmt: skip
 CONV_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 FLOAT_BY_RECIPE = "the recipe says float"
+UNCALLED = "nothing calls it: its weight is used otherwise than in a linear layer or a convolution, or not at all"
 POSITIVE = (0.0, float("inf"))
 
 
@@ -56,6 +57,8 @@ def prepare(model: Any, recipe: Recipe, op: str = "quantize_model") -> Prepared:
         raise TypeError(f"{op}: model is {type(model).__name__}, wanted a torch.nn.Module")
     if not isinstance(recipe, Recipe):
         raise TypeError(f"{op}: recipe is {type(recipe).__name__}, wanted a Recipe")
+    if isinstance(model, LAYERS):
+        raise ValueError(f"{op}: model is itself a layer, which nothing holds; wrap it: torch.nn.Sequential(model)")
     whole = copy.deepcopy(model).eval()
     recipe.check(name for name, module in whole.named_modules() if isinstance(module, LAYERS))
     try:
@@ -70,7 +73,7 @@ def prepare(model: Any, recipe: Recipe, op: str = "quantize_model") -> Prepared:
     floats = _unsupported(whole, graph)
     graph.floats, graph.recipe = floats, recipe
     _drop(graph)
-    _take_padding(graph)
+    _take_padding(graph, recipe)
     _fold(graph)
     _make_layers(graph, recipe)
     _Codes(graph, recipe.default).run()
@@ -91,11 +94,15 @@ def _unsupported(model: Any, traced: fx.GraphModule) -> dict[str, str]:
     for name, module in model.named_modules():
         if isinstance(module, LAYERS):
             if name not in called:
-                why[name] = "its weight is used otherwise than in a linear layer or a convolution"
+                inside = next((above for above in _above(name) if above in called), None)
+                kind = "" if inside is None else type(model.get_submodule(inside)).__name__
+                why[name] = (
+                    f"it is inside {inside!r}, a {kind}, which torch.fx takes as a whole" if inside else UNCALLED
+                )
             elif getattr(module, "padding_mode", "zeros") != "zeros":
                 why[name] = f"padding_mode={module.padding_mode!r}, wanted 'zeros'"
             elif module.weight.dtype != torch.float32:
-                why[name] = f"its weight is {module.weight.dtype}, wanted torch.float32"
+                why[name] = f"its weight is {module.weight.dtype}, wanted torch.float32: model.float()"
             elif not bool(torch.isfinite(module.weight).all()):
                 why[name] = "its weight has NaN or infinite values"
         elif isinstance(module, torch.nn.modules.conv._ConvNd | torch.nn.Bilinear | torch.nn.RNNBase):
@@ -103,6 +110,12 @@ def _unsupported(model: Any, traced: fx.GraphModule) -> dict[str, str]:
         elif isinstance(module, torch.nn.MultiheadAttention):
             why[name] = "MultiheadAttention keeps its products inside"
     return why
+
+
+def _above(name: str) -> list[str]:
+    """The modules that hold one, by name."""
+    steps = name.split(".")
+    return [".".join(steps[:i]) for i in range(1, len(steps))]
 
 
 def _call_modules(graph: fx.GraphModule) -> None:
@@ -142,11 +155,13 @@ def _layer_of(function: Any, module: Any, given: dict[str, Any]) -> Any:
     return layer
 
 
-def _take_padding(graph: fx.GraphModule) -> None:
-    """Zeros that are put around an image for a convolution alone are that convolution's."""
+def _take_padding(graph: Prepared, recipe: Recipe) -> None:
+    """Zeros that are put around an image for a convolution alone are that convolution's, if it becomes a Layer."""
     for node in list(graph.graph.nodes):
         conv, pad = module_of(graph, node), node.args[0] if node.args else None
         if type(conv) is not torch.nn.Conv2d or not isinstance(pad, fx.Node) or len(pad.users) != 1:
+            continue
+        if _stays_float(graph, recipe, str(node.target)):
             continue
         left, right, top, bottom = _zeros(graph, pad)
         if (left, right, top, bottom) != (0, 0, 0, 0) and conv.padding_mode == "zeros":
@@ -154,6 +169,10 @@ def _take_padding(graph: fx.GraphModule) -> None:
             mine = mine if len(mine) == 4 else [mine[0], mine[0], mine[1], mine[1]]
             conv.sides = [a + b for a, b in zip(mine, (top, bottom, left, right), strict=True)]
             _replace(graph, pad, pad.args[0])
+
+
+def _stays_float(graph: Prepared, recipe: Recipe, name: str) -> bool:
+    return name in graph.floats or recipe.of(name).weights == "float"
 
 
 def _zeros(graph: fx.GraphModule, node: fx.Node) -> tuple[int, ...]:
@@ -274,7 +293,7 @@ class _Codes:
             return module_of(self.graph, source)
         if source in self.made:
             return self.made[source]
-        made = Quantizer(precision)
+        made = Quantizer(precision, source.name)
         part = self._part(source)
         with self.graph.graph.inserting_after(source):
             name = f"{source.name}_codes"

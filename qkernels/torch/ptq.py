@@ -46,6 +46,8 @@ def calibrated(
     recipe = Recipe() if recipe is None else recipe
     graph = prepare(model, recipe, op)
     if recipe.smooth is not None:
+        if isinstance(calibration_data, Iterator):
+            raise ValueError(f"{op}: smooth reads calibration_data twice, which an iterator cannot: a list, a function")
         smoother = Smoother(graph, recipe.smooth)
         for part in smoother.watched:
             part.watch = smoother.look
@@ -110,12 +112,7 @@ def observe(graph: Prepared, data: Any, progress: bool, op: str) -> None:
     with torch.no_grad():
         for given in tracked(batches(data, op), progress, op):
             check_batch(given, count, op)
-            try:
-                call(graph, given)
-            except RuntimeError as error:
-                raise ValueError(
-                    f"{op}: calibration batch {count} {shapes(given)} does not fit the model: {error}"
-                ) from error
+            fitting(graph, given, f"{op}: calibration batch {count}")
             count += 1
     if not count:
         raise ValueError(f"{op}: calibration_data is empty, wanted at least one input of the model")
@@ -154,6 +151,14 @@ def check_batch(given: Any, index: int, op: str) -> None:
             raise ValueError(f"{op}: calibration batch {index} {shapes(given)} has NaN or infinite values")
         if not value.numel():
             raise ValueError(f"{op}: calibration batch {index} {shapes(given)} has no elements")
+
+
+def fitting(model: Any, given: Any, what: str) -> Any:
+    """The model's result, or a ValueError that says which input does not fit it."""
+    try:
+        return call(model, given)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise ValueError(f"{what} {shapes(given)} does not fit the model: {error}") from error
 
 
 def call(model: Any, given: Any) -> Any:
@@ -217,12 +222,13 @@ def _least_scale(layer: Layer) -> Any:
     leaves them, would make codes of it that no int32 holds."""
     if layer.bias is None or layer.dynamic or layer.group_size:
         return torch.zeros(())
-    return layer.bias.abs() / (layer.sources[0].step() * 2.0**28)
+    bias = layer.bias.abs().amax() if layer.whole else layer.bias.abs()
+    return bias / (layer.sources[0].step() * 2.0**28)
 
 
 def by_scale(layer: Layer, weight: Any, reduce: Callable[[Any], Any]) -> Any:
     """A weight's elements that share a scale, along the last axis, reduced; of the scale's shape."""
-    rows = weight.reshape(len(weight), -1)
+    rows = weight.reshape(1 if layer.whole else len(weight), -1)
     if layer.group_size:
         short = -rows.shape[1] % layer.group_size
         rows = torch.nn.functional.pad(rows, (0, short)).reshape(len(rows), -1, layer.group_size)

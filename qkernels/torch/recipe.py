@@ -15,6 +15,7 @@ from qkernels.ops.calibrate import METHODS
 WEIGHTS = ("float", "int8", "int4", "int2", "uint8", "uint4", "uint2")
 ACTIVATIONS = ("int8", "uint8", "dynamic")
 WEIGHT_METHODS = ("minmax", "mse")
+SCALES = ("output", "tensor")
 ROUNDINGS = ("nearest", "gptq")
 VERSION = 1
 
@@ -23,8 +24,8 @@ VERSION = 1
 class Precision:
     """How one layer is quantized.
 
-    weights       "float" "int8" "int4" "int2", or "uint8" "uint4" "uint2" with zero points (asymmetric); a scale for
-                  each output
+    weights       "float" "int8" "int4" "int2", or "uint8" "uint4" "uint2" with zero points (asymmetric)
+    scales        "output": one for each output of a weight; "tensor": one for all of it
     group_size    linear layers: scales also change every group_size inputs. A convolution keeps one for each filter
     weight_method "minmax"; "mse": the scale, of 40 % … 100 % of that, with the least squared error
     rounding      "nearest"; "gptq": errors are made good by the weights not rounded yet, by the inputs' second moments
@@ -37,6 +38,7 @@ class Precision:
     weight_method: str = "minmax"
     rounding: str = "nearest"
     activations: str = "int8"
+    scales: str = "output"
     method: str = "minmax"
     percentile: float = 99.99
     symmetric: bool = False
@@ -48,6 +50,8 @@ class Precision:
         size = self.group_size
         if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 2):
             raise ValueError(f"Precision: group_size={size!r}, wanted an int of at least 2, or None")
+        if size is not None and self.scales != "output":
+            raise ValueError(f"Precision: group_size={size} and scales={self.scales!r}, wanted one of the two")
         if isinstance(self.percentile, bool) or not isinstance(self.percentile, int | float):
             raise ValueError(f"Precision: percentile={self.percentile!r}, wanted a number in 0 … 100")
         if not 0 < self.percentile <= 100:
@@ -58,7 +62,7 @@ class Precision:
     @property
     def short(self) -> str:
         """ "int4/32 gptq": what a table says."""
-        groups = f"/{self.group_size}" if self.group_size else ""
+        groups = f"/{self.group_size}" if self.group_size else " a tensor" if self.scales == "tensor" else ""
         how = f" {self.rounding}" if self.rounding != "nearest" else ""
         moving = " dynamic" if self.activations == "dynamic" and self.weights != "float" else ""
         return f"{self.weights}{groups}{how}{moving}"
@@ -66,7 +70,7 @@ class Precision:
 
 _KNOWN = {
     "weights": WEIGHTS, "activations": ACTIVATIONS, "weight_method": WEIGHT_METHODS, "rounding": ROUNDINGS,
-    "method": METHODS,
+    "method": METHODS, "scales": SCALES,
 }  # fmt: skip
 
 
@@ -89,11 +93,18 @@ class Recipe:
     def __post_init__(self) -> None:
         if not isinstance(self.default, Precision):
             raise TypeError(f"Recipe: default is {type(self.default).__name__}, wanted a Precision")
+        if not isinstance(self.layers, dict):
+            raise TypeError(f"Recipe: layers is {type(self.layers).__name__}, wanted a dict of names and Precisions")
         for name, one in self.layers.items():
             if not isinstance(one, Precision):
                 raise TypeError(f"Recipe: layer {name!r} is {type(one).__name__}, wanted a Precision")
-        if self.smooth is not None and not (isinstance(self.smooth, int | float) and 0 <= self.smooth <= 1):
-            raise ValueError(f"Recipe: smooth={self.smooth!r}, wanted None or a number in 0 … 1")
+        if not isinstance(self.bias_correction, bool):
+            raise ValueError(f"Recipe: bias_correction={self.bias_correction!r}, wanted True or False")
+        smooth = self.smooth
+        if smooth is not None and (isinstance(smooth, bool) or not isinstance(smooth, int | float)):
+            raise ValueError(f"Recipe: smooth={smooth!r}, wanted None or a number in 0 … 1")
+        if smooth is not None and not 0 <= smooth <= 1:
+            raise ValueError(f"Recipe: smooth={smooth!r}, wanted None or a number in 0 … 1")
 
     def of(self, name: str) -> Precision:
         return self.layers.get(name, self.default)
@@ -135,11 +146,15 @@ class Recipe:
         if not isinstance(plain, dict) or plain.pop("qkernels_recipe", None) != VERSION:
             raise ValueError(f"Recipe: {path} is not a recipe of version {VERSION}: qkernels_recipe = {VERSION}")
         default = _precision(plain.pop("default", {}), Precision(), "default", path)
-        layers = {
-            name: _precision(one, default, f"layers.{name}", path) for name, one in plain.pop("layers", {}).items()
-        }
-        _known_keys(plain, ("bias_correction", "smooth"), "", path)
-        return cls(default, layers, **plain)
+        given = plain.pop("layers", {})
+        if not isinstance(given, dict):
+            raise ValueError(f"Recipe: {path} has {given!r} in layers, wanted a table of precisions")
+        layers = {name: _precision(one, default, f"layers.{name}", path) for name, one in given.items()}
+        _known_keys(plain, ("bias_correction", "smooth", "default", "layers"), "", path)
+        try:
+            return cls(default, layers, **plain)
+        except ValueError as error:
+            raise ValueError(f"Recipe: {path}: {error}") from None
 
     def _plain(self) -> dict[str, Any]:
         base = asdict(self.default)

@@ -6,7 +6,8 @@ import contextlib
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,8 @@ import numpy as np
 import torch
 
 from qkernels.torch.convert import Quantized, convert
-from qkernels.torch.layer import layers, parts, set_mode
+from qkernels.torch.latency import Edge, measured
+from qkernels.torch.layer import layers, set_mode
 from qkernels.torch.prepare import Prepared
 from qkernels.torch.ptq import batches, calibrated, call, quantize_model
 from qkernels.torch.recipe import Precision, Recipe
@@ -26,6 +28,7 @@ CANDIDATES = {
 }  # fmt: skip
 BINS = 4000  # of a budget: costs are rounded up to 1/4000 of the dearest assignment
 COSTS = ("milliseconds", "nbytes")
+TIES = 0.02  # of a time: what the medians of two networks that are the same differ by
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,15 @@ class Option:
     loss          what `evaluate` loses; nan where there is none
     milliseconds  of the layer alone, on a batch of the data; nan until measured
     nbytes        of its weight as it is kept
+    takes, gives  is it codes that come in, and go out?
     """
 
     noise: float
     loss: float = math.nan
     milliseconds: float = math.nan
     nbytes: int = 0
+    takes: bool = False
+    gives: bool = False
 
     @property
     def sqnr_db(self) -> float:
@@ -49,7 +55,10 @@ class Option:
 
 
 class Plan(NamedTuple):
-    """{layer: name of its precision}, with the sums of what its options cost and lose."""
+    """{layer: name of its precision}, with the sums of what its options cost and lose.
+
+    milliseconds  of the network: the layers', what changing between floats and codes takes, and all the rest
+    """
 
     names: dict[str, str]
     noise: float
@@ -59,11 +68,17 @@ class Plan(NamedTuple):
 
 @dataclass
 class Sensitivity:
-    """What `sensitivity` found: {layer: {precision: Option}}, and what the names of precisions mean."""
+    """What `sensitivity` found: {layer: {precision: Option}}, and what the names of precisions mean.
+
+    edges  {layer: what changing between floats and codes takes before it}
+    rest   ms of what is no layer: pools, curves that stay in float, calls
+    """
 
     options: dict[str, dict[str, Option]]
     precisions: dict[str, Precision]
     base: Recipe = field(default_factory=Recipe)
+    edges: dict[str, Edge] = field(default_factory=dict)
+    rest: float = 0.0
 
     def recipe(self, plan: Plan) -> Recipe:
         """To be saved, read, edited and applied."""
@@ -80,44 +95,70 @@ class Sensitivity:
         """The assignments that nothing beats, cheapest first: of each cost the least noise.
 
         Noise of layers adds up as if they were independent of each other, and costs add up; the best assignment for
-        every budget is found by dynamic programming, exactly but for rounding costs up to 1/4000 of the dearest one.
+        every budget is found by dynamic programming, exactly for layers in a row but for rounding costs up to 1/4000
+        of the dearest one.
         Raises  ValueError cost
         """
         self._check_cost(cost)
-        names = {layer: list(found) for layer, found in self.options.items()}
-        costs = {layer: [float(getattr(self.options[layer][name], cost)) for name in names[layer]] for layer in names}
-        unit = sum(max(found) for found in costs.values()) / BINS or 1.0
-        least = np.zeros(BINS + len(names) + 1)
+        unit = sum(self._dearest(layer, cost) for layer in self.options) / BINS or 1.0
+        size = BINS + len(self.options) + 1
+        least = {False: np.zeros(size), True: np.full(size, np.inf)}  # by whether codes come out of the layers so far
         chosen = []
-        for layer in names:
-            steps = [math.ceil(value / unit) for value in costs[layer]]
-            tried = np.full((len(steps), len(least)), np.inf)
-            for i, (name, step) in enumerate(zip(names[layer], steps, strict=True)):
-                tried[i, step:] = least[: len(least) - step] + self.options[layer][name].noise
-            chosen.append((layer, steps, tried.argmin(0)))
-            least = tried.min(0)
+        for layer in self.options:
+            least, steps = self._after(layer, cost, unit, least)
+            chosen.append(steps)
+        total = np.minimum(least[False], least[True])
         plans: list[Plan] = []
-        better = [i for i in range(len(least)) if np.isfinite(least[i]) and (i == 0 or least[i] < least[i - 1])]
-        for budget in better:
-            plan = self._plan(self._walk(chosen, names, budget))
+        for budget in [i for i in range(size) if np.isfinite(total[i]) and (i == 0 or total[i] < total[i - 1])]:
+            plan = self._plan(self._walk(chosen, bool(least[True][budget] < least[False][budget]), budget))
             while plans and getattr(plans[-1], cost) >= getattr(plan, cost):
                 plans.pop()
-            plans.append(plan)
+            if not plans or plan.noise < plans[-1].noise:
+                plans.append(plan)
         return plans
 
-    def _walk(self, chosen: list[Any], names: dict[str, list[str]], left: int) -> dict[str, str]:
+    def _spent(self, layer: str, name: str, codes: bool, cost: str) -> float:
+        """What a layer in a precision costs; codes: is that what the layer before gives?"""
+        option, edge = self.options[layer][name], self.edges.get(layer, Edge())
+        if cost != "milliseconds":
+            return float(getattr(option, cost))
+        codes = codes and edge.chained
+        change = 0.0 if option.takes == codes else edge.quantize if option.takes else edge.dequantize
+        return option.milliseconds + change
+
+    def _dearest(self, layer: str, cost: str) -> float:
+        return max(self._spent(layer, name, codes, cost) for name in self.options[layer] for codes in (False, True))
+
+    def _after(self, layer: str, cost: str, unit: float, least: dict[bool, Any]) -> tuple[dict[bool, Any], Any]:
+        """The least noise at every budget with one layer more, and of what it was made."""
+        made, steps = {}, {}
+        for gives in (False, True):
+            tried, ways = [np.full(len(least[False]), np.inf)], [("", False, 0)]
+            for name, option in self.options[layer].items():
+                for codes in (False, True) if option.gives == gives else ():
+                    step = math.ceil(self._spent(layer, name, codes, cost) / unit)
+                    tried.append(np.full(len(tried[0]), np.inf))
+                    tried[-1][step:] = least[codes][: len(tried[0]) - step] + option.noise
+                    ways.append((name, codes, step))
+            made[gives] = np.min(tried, axis=0)
+            steps[gives] = ways, np.argmin(tried, axis=0)
+        return made, (layer, steps)
+
+    def _walk(self, chosen: list[Any], gives: bool, left: int) -> dict[str, str]:
         found = {}
-        for layer, steps, best in reversed(chosen):
-            index = int(best[left])
-            found[layer] = names[layer][index]
-            left -= steps[index]
-        return {layer: found[layer] for layer in names}
+        for layer, steps in reversed(chosen):
+            ways, best = steps[gives]
+            found[layer], gives, step = ways[int(best[left])]
+            left -= step
+        return {layer: found[layer] for layer in self.options}
 
     def within(self, budget: float, cost: str = "milliseconds") -> Plan:
         """The assignment of least noise that costs no more than `budget`.
 
-        Raises  ValueError cost; a budget that no assignment meets, with the cheapest there is.
+        Raises  TypeError budget · ValueError cost; a budget that no assignment meets, with the cheapest there is.
         """
+        if isinstance(budget, bool) or not isinstance(budget, Real) or math.isnan(budget):
+            raise TypeError(f"within: budget is {budget!r}, wanted a number of {cost}")
         front = self.front(cost)
         fits = [plan for plan in front if getattr(plan, cost) <= budget]
         if not fits:
@@ -135,12 +176,11 @@ class Sensitivity:
 
     def _plan(self, names: dict[str, str]) -> Plan:
         used = [self.options[layer][name] for layer, name in names.items()]
-        return Plan(
-            names,
-            sum(one.noise for one in used),
-            sum(one.milliseconds for one in used),
-            sum(one.nbytes for one in used),
-        )
+        took, codes = self.rest, False
+        for (layer, name), option in zip(names.items(), used, strict=True):
+            took += self._spent(layer, name, codes, "milliseconds")
+            codes = option.gives
+        return Plan(names, sum(one.noise for one in used), took, sum(one.nbytes for one in used))
 
     def __str__(self) -> str:
         wide = max(map(len, self.options), default=5)
@@ -174,11 +214,16 @@ def sensitivity(
     times        measure each layer in each precision, as a median of interleaved calls
     example      what they are timed on, an input of the model; default: the data's first batch
 
-    Raises  as `quantize_model`; ValueError a candidate named "float".
+    Raises  as `quantize_model`; ValueError no candidates, or one named "float" · TypeError a candidate.
     """
     given = dict(CANDIDATES if candidates is None else candidates)
     if FLOAT in given:
         raise ValueError("sensitivity: candidates has 'float', which is always one; leave it out")
+    if not given:
+        raise ValueError("sensitivity: candidates is empty, wanted at least one precision")
+    for name, one in given.items():
+        if not isinstance(one, Precision) or one.weights == FLOAT:
+            raise TypeError(f"sensitivity: candidate {name!r} is {one!r}, wanted a Precision of codes")
     base = recipe or Recipe()
     data = list(batches(calibration_data, "sensitivity"))
     graphs = {
@@ -188,6 +233,7 @@ def sensitivity(
         for name, one in given.items()
     }
     names = list(dict.fromkeys(layer.name for layer in layers(next(iter(graphs.values())))))
+    truths = _outputs(_floating(next(iter(graphs.values()))), data)
     modules = dict(model.named_modules())
     options: dict[str, dict[str, Option]] = {
         name: {FLOAT: Option(0.0, 0.0 if evaluate else math.nan, nbytes=4 * modules[name].weight.numel())}
@@ -195,16 +241,15 @@ def sensitivity(
     }
     before = evaluate(_floating(next(iter(graphs.values())))) if evaluate else math.nan
     for candidate, graph in graphs.items():
-        kept = {layer.name: layer.qtensor().nbytes for layer in layers(graph)}
-        for name in names:
-            with alone(graph, name):
-                noise = output_noise(graph, data)
+        for layer in {layer.name: layer for layer in reversed(layers(graph))}.values():
+            with alone(graph, layer.name):
+                noise = output_noise(graph, data, truths)
                 loss = before - evaluate(graph) if evaluate else math.nan
-            options[name][candidate] = Option(noise, loss, nbytes=kept[name])
+            ends = {"takes": not layer.dynamic, "gives": layer.output is not None}
+            options[layer.name][candidate] = Option(noise, loss, nbytes=layer.qtensor().nbytes, **ends)
     found = Sensitivity(options, {FLOAT: Precision(FLOAT), **given}, base)
     if times:
-        networks = {candidate: convert(graph) for candidate, graph in graphs.items()}
-        _time(found, {FLOAT: model, **networks}, data[0] if example is None else example)
+        _time(found, graphs, data[0] if example is None else example)
     return found
 
 
@@ -229,19 +274,19 @@ def alone(graph: Prepared, name: str) -> Iterator[None]:
 
 
 @torch.no_grad()  # type: ignore[untyped-decorator]
-def output_noise(graph: Prepared, data: Iterable[Any]) -> float:
-    """Σ(y − y_float)² / Σ y_float² of the first output, the graph as it is against all of it in float."""
+def output_noise(graph: Prepared, data: Iterable[Any], truths: Iterable[Any]) -> float:
+    """Σ(y − y_float)² / Σ y_float² of the first output, the graph as it is against what it gave in float."""
     noise = signal = 0.0
-    modes = {part: part.mode for part in parts(graph)}
-    for given in data:
+    for given, truth in zip(data, truths, strict=True):
         y = first(call(graph, given)).double()
-        set_mode(graph, "float")
-        truth = first(call(graph, given)).double()
-        for part, mode in modes.items():
-            part.mode = mode
-        signal += float((truth**2).sum())
+        signal += float((truth.double() ** 2).sum())
         noise += float(((y - truth) ** 2).sum())
     return noise / signal if signal else 0.0
+
+
+@torch.no_grad()  # type: ignore[untyped-decorator]
+def _outputs(graph: Prepared, data: Iterable[Any]) -> list[Any]:
+    return [first(call(graph, given)) for given in data]
 
 
 def first(y: Any) -> Any:
@@ -254,36 +299,14 @@ def first(y: Any) -> Any:
 # ---------------------------------------------------------------- times
 
 
-def layer_calls(model: Any, given: Any, names: Iterable[str]) -> dict[str, Callable[[], Any]]:
-    """{layer: a call of it, on what it gets when the model is given that}"""
-    wanted, seen = set(names), {}
-
-    def look(name: str) -> Callable[..., None]:
-        def hook(module: Any, args: Any) -> None:
-            if name not in seen:
-                seen[name] = lambda: module(*args)
-
-        return hook
-
-    hooks = [module.register_forward_pre_hook(look(name)) for name, module in model.named_modules() if name in wanted]
-    try:
-        with torch.no_grad():
-            call(model, given)
-    finally:
-        for one in hooks:
-            one.remove()
-    return seen
-
-
-def _time(found: Sensitivity, models: dict[str, Any], given: Any) -> None:
-    from qkernels.demo.product import side_by_side
-
-    calls = {name: layer_calls(model, given, found.options) for name, model in models.items()}
+def _time(found: Sensitivity, graphs: dict[str, Prepared], given: Any) -> None:
+    networks = {candidate: convert(graph) for candidate, graph in graphs.items()}
+    times = measured(graphs, networks, given)
     for layer, options in found.options.items():
-        with torch.no_grad():
-            took = side_by_side({name: made[layer] for name, made in calls.items()}, rounds=21, seconds=0.5)
-        for name, milliseconds in took.items():
-            options[name] = Option(options[name].noise, options[name].loss, milliseconds, options[name].nbytes)
+        for name, took in times.layers[layer].items():
+            options[name] = replace(options[name], milliseconds=took)
+    found.edges = times.edges
+    found.rest = max(0.0, times.whole - found.uniform(next(iter(networks))).milliseconds)
 
 
 # ---------------------------------------------------------------- within an accuracy
@@ -304,9 +327,7 @@ def fastest(
     best = -math.inf
     while low <= high and tries:
         middle = (low + high) // 2
-        recipe = found.recipe(front[middle])
-        everything = all(one.weights == FLOAT for one in recipe.layers.values())
-        made = model if everything else quantize_model(model, calibration_data, recipe, progress=progress)
+        made = _made(found, front[middle], model, calibration_data, progress)
         reached = evaluate(made)
         best, tries = max(best, reached), tries - 1
         if reached >= least:
@@ -319,35 +340,77 @@ def fastest(
 
 
 def best_within(
-    found: Sensitivity, model: Any, calibration_data: Any, example: Any, milliseconds: float, *, tries: int = 8,
-    progress: bool = False,
+    found: Sensitivity, model: Any, calibration_data: Any, example: Any, budget: Any, *, share: float = 1.0,
+    tries: int = 8, progress: bool = False,
 ) -> tuple[Plan, Any, float]:  # fmt: skip
-    """(plan, model, milliseconds): of the assignments whose models take no longer, as measured, the one of least noise.
+    """(plan, model, ms): of the assignments whose models take no longer, as measured, the one of least noise.
 
-    The sum of the layers' times leaves out what changing between floats and codes costs, so the models of the front and
-    of the uniform precisions are made and measured on `example`, least noise first: `tries` of the front, spread.
+    budget  ms; or a model, in `share` of whose time it shall run: they are measured in turn, within TIES of each other
+
+    Sums are estimates, so models of the front, `tries` of them by bisection from where the sum meets the budget, and of
+    those uniform precisions that have less noise are made, with ranges of `example` alone, and measured on it.
     Raises  ValueError a time that none of those met, with the closest.
     """
-    from qkernels.demo.product import milliseconds as measured
+    measure = _Measure(found, model, example, budget, share)
+    front = found.front()
+    met, low, high = -1, 0, len(front) - 1
+    middle = max(0, sum(plan.milliseconds <= measure.limit for plan in front) - 1)
+    while low <= high and tries:
+        tries -= 1
+        if measure.meets(front[middle]):
+            met, low = middle, middle + 1
+        else:
+            high = middle - 1
+        middle = (low + high) // 2
+    uniform = sorted(map(found.uniform, found.precisions), key=lambda plan: plan.noise)
+    better = [plan for plan in uniform if met < 0 or plan.noise < front[met].noise]
+    chosen = next((plan for plan in better if measure.meets(plan)), front[met] if met >= 0 else None)
+    if chosen is None:
+        raise ValueError(
+            f"best_within: no assignment takes {measure.limit:.4g} ms or less; the closest that was tried takes "
+            f"{min(measure.took.values()):.4g} ms"
+        )
+    made = _made(found, chosen, model, calibration_data, progress)
+    return chosen, made, measure.took[tuple(chosen.names.values())]
 
-    front = [plan for plan in found.front() if plan.milliseconds <= milliseconds] or found.front()[:1]
-    spread = sorted({int(i) for i in np.linspace(0, len(front) - 1, tries)})
-    uniform = [found.uniform(name) for name in found.precisions]
-    order = sorted([*(front[i] for i in spread), *uniform], key=lambda plan: plan.noise)
-    closest = math.inf
-    for plan in order:
-        recipe = found.recipe(plan)
-        everything = all(one.weights == FLOAT for one in recipe.layers.values())
-        made = model if everything else quantize_model(model, calibration_data, recipe, progress=progress)
-        with torch.no_grad():
-            took = measured(lambda network=made: call(network, example), rounds=31)  # type: ignore[misc]
-        closest = min(closest, took)
-        if took <= milliseconds:
-            return plan, made, took
-    raise ValueError(
-        f"best_within: no assignment takes {milliseconds:.4g} ms or less; the closest that was tried takes "
-        f"{closest:.4g} ms"
-    )
+
+def _made(found: Sensitivity, plan: Plan, model: Any, calibration_data: Any, progress: bool) -> Any:
+    """The model of a plan: of one that leaves everything in float, the model itself."""
+    recipe = found.recipe(plan)
+    if all(one.weights == FLOAT for one in recipe.layers.values()):
+        return model
+    return quantize_model(model, calibration_data, recipe, progress=progress)
+
+
+class _Measure:
+    """Do the models of plans meet a budget? Each is asked once."""
+
+    def __init__(self, found: Sensitivity, model: Any, example: Any, budget: Any, share: float) -> None:
+        self.found, self.model, self.example, self.share = found, model, example, share
+        self.rival = {} if isinstance(budget, int | float) else {"budget": budget}
+        self.limit = share * _turns(self.rival, example)["budget"] if self.rival else budget
+        self.took: dict[tuple[str, ...], float] = {}
+        self.met: dict[tuple[str, ...], bool] = {}
+
+    def meets(self, plan: Plan) -> bool:
+        key = tuple(plan.names.values())
+        if key not in self.took:
+            made = _made(self.found, plan, self.model, [self.example], False)
+            took = _turns({"made": made, **self.rival}, self.example)
+            limit = took["budget"] * self.share * (1 + TIES) if self.rival else self.limit
+            self.took[key], self.met[key] = took["made"], took["made"] <= limit
+        return self.met[key]
+
+
+@torch.no_grad()  # type: ignore[untyped-decorator]
+def _turns(models: dict[str, Any], example: Any) -> dict[str, float]:
+    from qkernels.demo.product import side_by_side
+
+    calls: dict[str, Callable[[], object]] = {
+        name: lambda network=network: call(network, example)  # type: ignore[misc]
+        for name, network in models.items()
+    }
+    return side_by_side(calls, rounds=61, seconds=4, burst=4)
 
 
 def plot(found: Sensitivity, path: Any, cost: str = "milliseconds") -> None:

@@ -16,10 +16,11 @@ from qkernels.ops.histogram import Histogram
 from qkernels.ops.quantization_error import quantization_error
 from qkernels.tensor import QTensor
 from qkernels.torch.convert import Quantized
+from qkernels.torch.latency import layer_calls
 from qkernels.torch.layer import Layer, layers, set_mode
 from qkernels.torch.ops import as_qtensor
-from qkernels.torch.ptq import batches, call, check_batch
-from qkernels.torch.sensitivity import first, layer_calls
+from qkernels.torch.ptq import batches, call, check_batch, fitting
+from qkernels.torch.sensitivity import first
 
 OP = "validate"
 BINS = 48
@@ -119,7 +120,7 @@ def validate(
     evaluate   model → a number, the larger the better
     times      measure the layers and the models, as medians of interleaved calls
 
-    Raises  TypeError quantized · ValueError data that is empty or has NaN.
+    Raises  TypeError quantized · ValueError data that is empty, has NaN or does not fit the model.
     """
     if not isinstance(quantized, Quantized):
         raise TypeError(f"{OP}: quantized is {type(quantized).__name__}, wanted what quantize_model or convert gives")
@@ -159,9 +160,9 @@ def _run(model: Any, quantized: Quantized, data: list[Any], sums: dict[Layer, _S
     hooks = [layer.register_forward_hook(look) for layer in sums]
     signal = noise = same = rows = 0.0
     try:
-        for given in data:
+        for index, given in enumerate(data):
             set_mode(graph, "float")
-            truth = first(call(graph, given))
+            truth = first(fitting(graph, given, f"{OP}: batch {index}"))
             set_mode(graph, "integers")
             y = first(call(graph, given))
             signal += float((truth.double() ** 2).sum())

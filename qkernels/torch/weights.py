@@ -56,9 +56,7 @@ def parts_of(q: QTensor) -> Parts:
     if not isinstance(q._zero, int):
         zero = torch.from_numpy(q._zero.copy())
     elif q._zero:
-        zero = torch.tensor(q._zero, dtype=torch.int16 if q.dtype.endswith("16") else torch.int8).to(
-            getattr(torch, "uint8" if q.dtype.startswith("u") else "int8")
-        )
+        zero = torch.tensor(q._zero, dtype=torch.uint8 if q.dtype.startswith("u") else torch.int8)
     scale = torch.from_numpy(q._scale.copy()).to(getattr(torch, q._scale_dtype))
     factors = None if q._factors is None else torch.from_numpy(q._factors.copy())
     return Parts(torch.from_numpy(q._data.copy()), scale, zero, factors)

@@ -65,7 +65,7 @@ struct Session {
   qk_packed_groups* groups(int64_t k, int64_t n) {
     qk_packed_groups p = {};
     p.size = in.size_of(sizeof p);
-    const int32_t bits = in.once_in(32) ? in.small(-2, 9) : in.once_in(3) ? 2 : 4;
+    const int32_t bits = in.once_in(32) ? in.small(-2, 9) : in.once_in(3) ? 2 : in.once_in(3) ? 8 : 4;
     const int64_t group = in.once_in(16) ? in.number() : 16 * int64_t(in.small(1, 5));
     const int32_t sums = in.small(0, 1);
     const double count = group > 0 ? (double(k) + double(group)) / double(group) * double(n) : -1;
@@ -79,7 +79,7 @@ struct Session {
     uint8_t* const from = static_cast<uint8_t*>(memory.block(double(k) * double(n)));
     if (!memory.possible || !to) return nullptr;
     if (from && !in.once_in(16))
-      for (int64_t i = 0; i < k * n; ++i) from[i] &= uint8_t((1 << (bits & 7)) - 1);
+      for (int64_t i = 0; i < k * n; ++i) from[i] &= uint8_t((1 << (bits & 15)) - 1);
     if (zeros && !in.once_in(16))
       for (int64_t i = 0; i < int64_t(count); ++i) const_cast<uint8_t*>(zeros)[i] &= 3;
     const int32_t status = qk_pack_groups(k, n, group, bits, from, n, 1, scales, zeros, in.small(0, 3), sums, to, bytes,

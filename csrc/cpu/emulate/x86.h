@@ -266,7 +266,7 @@ void tile_dot(int c, int a, int b) {
 [[maybe_unused]] void _tile_dpbusd(int c, int a, int b) { tile_dot<uint8_t, int8_t>(c, a, b); }
 [[maybe_unused]] void _tile_dpbuud(int c, int a, int b) { tile_dot<uint8_t, uint8_t>(c, a, b); }
 
-// Pairs of bfloat16, two products a sum; subnormals count as zero.
+// Pairs of bfloat16: a chain of fma of the first, one of the second, their sum, added; subnormals count as zero.
 [[maybe_unused]] void _tile_dpbf16ps(int c, int a, int b) {
   require(tiles.configured && c != a && c != b && a != b);
   require(tiles.rows[c] == tiles.rows[a] && tiles.row_bytes[c] == tiles.row_bytes[b]);
@@ -281,10 +281,12 @@ void tile_dot(int c, int a, int b) {
   };
   for (int m = 0; m < tiles.rows[c]; ++m)
     for (int n = 0; n < tiles.row_bytes[c] / 4; ++n) {
-      float sum;
-      memcpy(&sum, &tiles.data[c][m][4 * n], 4);
+      float sum, chain[2] = {0, 0};
       for (int k = 0; k < tiles.row_bytes[a] / 2; ++k)
-        sum += number(&tiles.data[a][m][2 * k]) * number(&tiles.data[b][k / 2][4 * n + k % 2 * 2]);
+        chain[k % 2] = __builtin_fmaf(number(&tiles.data[a][m][2 * k]),
+                                      number(&tiles.data[b][k / 2][4 * n + k % 2 * 2]), chain[k % 2]);
+      memcpy(&sum, &tiles.data[c][m][4 * n], 4);
+      sum += chain[0] + chain[1];
       memcpy(&tiles.data[c][m][4 * n], &sum, 4);
     }
 }

@@ -36,6 +36,9 @@ Reg<Bytes> difference_of(const Reg<Bytes>& x, const Reg<Bytes>& y) {
 [[maybe_unused]] __m256i _mm256_srli_epi16(__m256i x, int n) { return shift_right16(x, unsigned(n)); }
 [[maybe_unused]] __m256i _mm256_slli_epi32(__m256i x, int n) { return shift_left32(x, unsigned(n)); }
 [[maybe_unused]] __m256i _mm256_set1_epi8(char x) { return splat<char, 32>(x); }
+[[maybe_unused]] __m256i _mm256_or_si256(__m256i x, __m256i y) {
+  return map2<uint32_t>(x, y, [](uint32_t a, uint32_t b) { return a | b; });
+}
 [[maybe_unused]] __m256i _mm256_mullo_epi32(__m256i x, __m256i y) { return product_of<uint32_t>(x, y); }
 [[maybe_unused]] __m256i _mm256_add_epi16(__m256i x, __m256i y) {
   __m256i z;
@@ -44,14 +47,18 @@ Reg<Bytes> difference_of(const Reg<Bytes>& x, const Reg<Bytes>& y) {
 }
 
 // vpmaddubsw: saturates its 16-bit sums
-[[maybe_unused]] __m256i _mm256_maddubs_epi16(__m256i u, __m256i s) {
-  __m256i z;
-  for (int i = 0; i < 16; ++i) {
-    const int sum = u.at<uint8_t>(2 * i) * s.at<int8_t>(2 * i) + u.at<uint8_t>(2 * i + 1) * s.at<int8_t>(2 * i + 1);
+template <class R>
+R dot_saturated(const R& u, const R& s) {
+  R z;
+  for (int i = 0; i < int(sizeof(R) / 2); ++i) {
+    const int sum = u.template at<uint8_t>(2 * i) * s.template at<int8_t>(2 * i) +
+                    u.template at<uint8_t>(2 * i + 1) * s.template at<int8_t>(2 * i + 1);
     z.set(i, int16_t(sum > 32767 ? 32767 : sum < -32768 ? -32768 : sum));
   }
   return z;
 }
+[[maybe_unused]] __m256i _mm256_maddubs_epi16(__m256i u, __m256i s) { return dot_saturated(u, s); }
+[[maybe_unused]] __m512i _mm512_maddubs_epi16(__m512i u, __m512i s) { return dot_saturated(u, s); }
 
 [[maybe_unused]] __m512i _mm512_srli_epi16(__m512i x, unsigned n) { return shift_right16(x, n); }
 [[maybe_unused]] __m512i _mm512_slli_epi16(__m512i x, unsigned n) {
@@ -63,6 +70,19 @@ Reg<Bytes> difference_of(const Reg<Bytes>& x, const Reg<Bytes>& y) {
 [[maybe_unused]] __m512i _mm512_set1_epi8(char x) { return splat<char, 64>(x); }
 [[maybe_unused]] __m512i _mm512_mullo_epi32(__m512i x, __m512i y) { return product_of<uint32_t>(x, y); }
 [[maybe_unused]] __m512i _mm512_mullo_epi16(__m512i x, __m512i y) { return product_of<uint16_t>(x, y); }
+// Bit by bit, what `table` has at index 4x + 2y + z.
+[[maybe_unused]] __m512i _mm512_ternarylogic_epi32(__m512i x, __m512i y, __m512i z, int table) {
+  __m512i result;
+  for (int i = 0; i < 16; ++i) {
+    uint32_t bits = 0;
+    for (int b = 0; b < 32; ++b) {
+      const auto bit = [&](const __m512i& r) { return r.at<uint32_t>(i) >> b & 1; };
+      bits |= (uint32_t(table) >> (4 * bit(x) + 2 * bit(y) + bit(z)) & 1) << b;
+    }
+    result.set(i, bits);
+  }
+  return result;
+}
 [[maybe_unused]] __m512i _mm512_sub_epi8(__m512i x, __m512i y) { return difference_of<uint8_t>(x, y); }
 
 [[maybe_unused]] __m256 _mm256_castsi256_ps(__m256i x) { return cast<__m256>(x); }
