@@ -179,6 +179,27 @@ def streams_and_graphs(arrays: Any) -> Iterator[tuple[str, bool]]:
     graph.replay()
     torch.cuda.synchronize()
     yield "CUDA graph", bool(np.array_equal(arrays.here(captured), wanted[::-1]))
+    yield "CUDA graph of experts", experts_in_a_graph(arrays)
+
+
+def experts_in_a_graph(arrays: Any) -> bool:
+    """Captured with one division of the rows, replayed with another: nobody read the offsets."""
+    import qkernels as qk
+
+    torch, rng = arrays.torch, np.random.default_rng(3)
+    weight = qk.quantize(rng.normal(size=(4, 64, 128)).astype(np.float32), axis=(0, 1), dtype="int4")
+    x = rng.normal(size=(50, 128)).astype(np.float32)
+    ends = [np.array(v) for v in ([0, 9, 9, 30, 50], [0, 1, 48, 50, 50])]
+    there, offsets = arrays.there(x), arrays.there(ends[0].astype(np.int32))
+    qk.grouped_linear(there, weight, offsets)  # brings the weight there
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = qk.grouped_linear(there, weight, offsets)
+    offsets.copy_(arrays.there(ends[1].astype(np.int32)))
+    graph.replay()
+    torch.cuda.synchronize()
+    return bool(np.array_equal(arrays.here(captured), qk.grouped_linear(x, weight, ends[1])))
 
 
 def check(runs: Iterator[tuple[str, bool]]) -> tuple[int, list[str]]:
@@ -253,6 +274,7 @@ def main() -> int:
         section("found and fused", lambda: check(found_and_fused(arrays)), report)
         section("tensors", lambda: check(gpu_tensors.checks(arrays)), report)
         section("packed weights", lambda: check(gpu_families.weight_checks(arrays, quick)), report)
+        section("experts", lambda: check(gpu_families.expert_checks(arrays)), report)
         section("convolutions", lambda: check(gpu_families.conv_checks(arrays)), report)
     if not options.emulate and options.only != "quick":
         if options.only != "bench":
@@ -262,8 +284,10 @@ def main() -> int:
             section("sanitizer", sanitizer, report)
         if options.only != "check":
             import gpu_measure
+            import gpu_tiles
 
             section("table", lambda: gpu_measure.table(arrays.torch), report)
+            section("tiles", lambda: gpu_tiles.of_this_gpu(arrays, report), report)
     pathlib.Path(options.json).write_text(json.dumps(report, indent=1, default=str) + "\n", encoding="utf-8")
     if isinstance(report.get("table"), list):
         import gpu_measure

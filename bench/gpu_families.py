@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,6 +22,7 @@ CONVS: tuple[tuple[Any, ...], ...] = (
     ((2, 9, 9, 64), 40, 1, 1, 0, 1), ((1, 14, 14, 64), 64, 3, 1, 1, 4), ((1, 15, 15, 36), 36, 3, 1, 1, 36),
 )  # fmt: skip
 DECODE = ((8192, 8192), (16384, 8192), (20480, 7168))  # n, k
+EXPERTS = (64, 2048, 2048)  # experts, n, k
 # of ResNet-50: height and width, channels, filters, kernel, stride
 RESNET = (
     (224, 3, 64, 7, 2), (56, 64, 64, 1, 1), (56, 64, 64, 3, 1), (56, 64, 256, 1, 1), (56, 256, 128, 1, 1),
@@ -57,6 +59,23 @@ def weight_checks(arrays: Any, quick: bool) -> Iterator[tuple[str, bool]]:
                     with qk.use(name):
                         got = arrays.here(qk.linear(there, weight, compute=compute, out_dtype="float32"))
                     yield f"{name} m={m}", bool((np.abs(got - exact) <= bound * size).all())
+
+
+def expert_checks(arrays: Any) -> Iterator[tuple[str, bool]]:
+    """grouped_linear with offsets on the GPU: the CPU's bits, experts without rows and with many."""
+    import qkernels as qk
+
+    rng = np.random.default_rng(9)
+    for keywords in GROUPED:
+        how = keywords | ({"group_axis": -1} if "group_size" in keywords else {})
+        weight = qk.quantize(rng.normal(size=(40, 72, 200)).astype(F32), axis=(0, 1), **how)
+        for sizes in (rng.integers(0, 3, 40), np.where(np.arange(40) % 13 == 5, 90, 0)):
+            ends = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
+            x, bias = rng.normal(size=(ends[-1], 200)).astype(F32), rng.normal(size=(40, 72)).astype(F32)
+            there, offsets = arrays.there(x), arrays.there(ends)
+            name = qk.explain(qk.grouped_linear, there, weight, offsets, bias).kernel.name
+            got = arrays.here(qk.grouped_linear(there, weight, offsets, bias))
+            yield f"{name} m={ends[-1]}", bool(np.array_equal(got, qk.grouped_linear(x, weight, ends, bias)))
 
 
 def conv_checks(arrays: Any) -> Iterator[tuple[str, bool]]:
@@ -111,6 +130,32 @@ def weight_row(torch: Any, measure: Any, what: str, m: int, n: int, k: int, comp
     return row
 
 
+def expert_row(torch: Any, measure: Any, what: str, tokens: int, compute: str, **keywords: Any) -> dict:
+    """A layer of EXPERTS experts, rows shared out evenly; bytes are those of the experts that have rows. Beside it
+    torch's bf16 product of each expert, offsets known to the host."""
+    import qkernels as qk
+
+    experts, n, k = EXPERTS
+    plain = np.random.default_rng(10).integers(-8, 8, (experts, n, k)).astype(np.int8)
+    group = keywords.get("group_size", k)
+    scale = np.full((experts, n, k // group) if "group_size" in keywords else (experts, n), 0.01, F32)
+    weight = qk.pack_linear(qk.QTensor(plain, scale, axis=(0, 1), **keywords))
+    ends = [tokens * e // experts for e in range(experts + 1)]
+    x = torch.randn(tokens, k, dtype=torch.bfloat16, device="cuda")
+    offsets = torch.tensor(ends, dtype=torch.int32, device="cuda")
+    row: dict[str, Any] = {"what": what, "m": tokens, "n": n, "k": k}
+    row["kernel"] = qk.explain(qk.grouped_linear, x, weight, offsets, compute=compute).kernel.name
+    row["us"] = measure.median_us(torch, lambda i: qk.grouped_linear(x, weight, offsets, compute=compute))
+    active = sum(b > a for a, b in itertools.pairwise(ends))
+    bits = 8 if keywords["dtype"] == "int8" else 4
+    row["bytes_us"] = active * n * (k * bits // 8 + 2 * (k // group)) / row["us"]
+    row["tops"] = 2e-6 * tokens * n * k / row["us"]
+    w = torch.randn(experts, k, n, dtype=torch.bfloat16, device="cuda")
+    rows = [(slice(a, b), w[e]) for e, (a, b) in enumerate(itertools.pairwise(ends)) if b > a]
+    row["bfloat16_us"] = measure.median_us(torch, lambda i: [x[part] @ each for part, each in rows])
+    return row
+
+
 def conv_row(torch: Any, measure: Any, size: int, channels: int, filters: int, kernel: int, stride: int) -> dict:
     import qkernels as qk
 
@@ -142,6 +187,10 @@ def table(torch: Any, measure: Any) -> list[dict[str, Any]]:
     rows += [weight_row(torch, measure, "W4A16", m, 8192, 8192, "bfloat16", **int4) for m in (16, 32, 64)]
     rows.append(weight_row(torch, measure, "W8A16", 1, 8192, 8192, "bfloat16", dtype="int8"))
     rows += [weight_row(torch, measure, "W4A8", m, 8192, 8192, "int8", **int4) for m in (1, 256, 1024, 2048)]
+    for m in (32, 4096):
+        rows.append(expert_row(torch, measure, "experts W8A8", m, "int8", dtype="int8"))
+        rows.append(expert_row(torch, measure, "experts W4A8", m, "int8", **int4))
+        rows.append(expert_row(torch, measure, "experts W4A16", m, "bfloat16", **int4))
     rows += [conv_row(torch, measure, *shape) for shape in RESNET]
     rows += [conv_row(torch, measure, size, channels, 0, 3, 1) for size, channels in ((112, 64), (56, 128))]
     return rows

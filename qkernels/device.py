@@ -211,6 +211,18 @@ def on_host(x: Any) -> np.ndarray:
     raise TypeError(f"qkernels: {type(x).__name__} cannot be brought to host memory: wanted cupy or torch")
 
 
+def wait(x: Any) -> None:
+    """Until x's device has done what was asked of it on the library's current stream."""
+    if _is_torch(x):
+        sys.modules["torch"].cuda.current_stream(x.device).synchronize()
+        return
+    current = getattr(getattr(_library(x), "cuda", None), "get_current_stream", None)
+    if current is None:
+        raise TypeError(f"qkernels: {type(x).__name__} has no stream to wait for: wanted cupy or torch")
+    with _there(x):
+        current().synchronize()
+
+
 def turned(x: Any) -> Any:
     """x with its axes in reverse order, a view by its library."""
     return x.permute(*range(x.ndim)[::-1]) if _is_torch(x) else x.T

@@ -120,6 +120,7 @@ def survey(problem: Problem, hardware: Hardware, pattern: str = "*") -> Explanat
     costs: dict[str, float] = {}
     declined: dict[str, str] = {}
     best: Kernel | None = None
+    op, _, names = pattern.rpartition("/")
     for kernel in KERNELS:
         if kernel.op != problem.op or kernel.types != problem.types:
             declined[kernel.name] = f"is for {kernel.op} {kernel.types}"
@@ -129,7 +130,7 @@ def survey(problem: Problem, hardware: Hardware, pattern: str = "*") -> Explanat
             verdict = "computes in host memory"
         if isinstance(verdict, str):
             declined[kernel.name] = verdict
-        elif not fnmatch.fnmatchcase(kernel.name, pattern):
+        elif op in ("", kernel.op) and not fnmatch.fnmatchcase(kernel.name, names):
             declined[kernel.name] = f"use({pattern!r}) leaves it out"
         else:
             costs[kernel.name] = verdict
@@ -198,7 +199,8 @@ def record() -> Iterator[list[str]]:
 
 @contextlib.contextmanager
 def use(pattern: str) -> Iterator[None]:
-    """Within the block only kernels whose name matches `pattern` (shell wildcards: "*_x86_avx2", "*_numba") may run.
+    """Within the block only kernels whose name matches `pattern` (shell wildcards: "*_x86_avx2", "*_numba") may run;
+    with an operation before it ("gemm/*_numba") that holds for its kernels alone.
 
     It filters; it never lifts a hardware check, so it cannot cause an illegal instruction. Where nothing is left, the
     call raises NoKernelError with every kernel's reason. Default for the process: the variable QKERNELS_USE.
@@ -248,7 +250,14 @@ lies_well, pack_on_device, fused_on_device = cuda.lies_well, cuda.pack, cuda.run
 # Its packed weights: their arrays there, the name of their layout.
 DeviceBlocks, layout_on_device = cuda.DeviceBlocks, cuda.layout_on_device
 # Its convolutions.
-Filters, arrange_filters, pointwise_on_device = cuda.Filters, cuda.arrange_filters, cuda.run_pointwise
+Filters, arrange_filters = cuda.Filters, cuda.arrange_filters
+
+
+def pointwise_on_device(kernel: Kernel, *arguments: Any) -> None:
+    """A convolution of 1 × 1 as a product."""
+    (numba_cuda if kernel.isa == "numba_cuda" else cuda).run_pointwise(kernel, *arguments)
+
+
 # And what comes before or after one: scales of ranges, sums of parts of k in 64 bits.
 Found, add_wide_on_device = cuda.Found, cuda.add_wide
 pack_codes_on_device, unpack_codes_on_device = cuda.elements.pack, cuda.elements.unpack

@@ -224,7 +224,8 @@ class Kernel:
 
         GPU kernels take `device.DeviceArray`s: of a product a (batch, m, k) and w (batch, n, k), any strides, out
         (batch, m, n) with adjacent columns, zero points (batch, m) and (batch, n), adjacent. Their ops "linear",
-        "weight_only" and "conv" end in fields(epilogue, 0), which fills the module's Epilogue, in the place of one."""
+        "weight_only" and "conv" end in fields(epilogue, 0), which fills the module's Epilogue, in the place of one; so
+        does "experts", products of both kinds of which each row meets its expert's weight, and then offsets (int32)."""
         return "cuda" if self.isa.startswith("cuda_") or self.isa == "numba_cuda" else ""
 
     def __repr__(self) -> str:

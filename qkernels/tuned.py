@@ -2,6 +2,7 @@
 
 One file a machine, its CPU and instruction sets in the name, so that a home directory may be shared:
     {"gemm s8s8s32 m=64 n=512 k=512, layout n16k4 @2": "gemm_s8s8s32_12x32_x86_avx512vnni"}      @threads
+and of arrays on a GPU its architecture before them: "…, on cuda:0 sm_90 @2".
 A file that cannot be read counts as empty, and a kernel that is not there, or declines, is passed over.
 """
 
@@ -12,7 +13,7 @@ import functools
 import os
 import pathlib
 
-from qkernels.hardware import detect
+from qkernels.hardware import beside, detect
 from qkernels.kernel import Problem
 from qkernels.threads import get_num_threads
 
@@ -37,7 +38,8 @@ def path() -> pathlib.Path:
 
 
 def key(problem: Problem) -> str:
-    return f"{problem} @{get_num_threads()}"
+    gpu = f" {beside(int(problem.device.removeprefix('cuda:'))).gpu}" if problem.device else ""
+    return f"{problem}{gpu} @{get_num_threads()}"
 
 
 @functools.cache

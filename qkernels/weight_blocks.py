@@ -1,4 +1,5 @@
-"""Weights of 4 and 8 bits as GPU kernels read them: codes in the order of the tensor cores' registers.
+"""Weights of 4 and 8 bits as GPU kernels read them: codes in the order of the tensor cores' registers. Those of experts
+lie one behind the other.
 
 Layouts `n64k64x2` and `n64k64` (docs/layouts.md). Codes are unsigned in memory: signed ones have 8 (128) added, and so
 have their zero points; codes of 2 bits are kept as 4.
@@ -24,12 +25,12 @@ ORDERS = {
 
 
 class Blocks(NamedTuple):
-    """A weight (n, k) ready for a GPU, still in host memory."""
+    """A weight (n, k), or (e, n, k) of experts, ready for a GPU, still in host memory."""
 
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     bits: int
-    codes: np.ndarray  # uint8 (n/64, k/64, 4 panels, bits/4, 32 lanes, 16)
-    scales: np.ndarray  # (n/64, groups, 8, 4 panels, 2) float32, float16, or uint16: bfloat16's bits
+    codes: np.ndarray  # uint8 (e·n/64, k/64, 4 panels, bits/4, 32 lanes, 16)
+    scales: np.ndarray  # (e·n/64, groups, 8, 4 panels, 2) float32, float16, or uint16: bfloat16's bits
     zeros: np.ndarray | None  # uint8, likewise; None: all are `zero`
     factors: np.ndarray | None  # uint8, likewise: two-level scales; `scales` then has one group, c
     zero: int
@@ -38,7 +39,7 @@ class Blocks(NamedTuple):
 
 
 def refuses(weight: QTensor) -> str:
-    """Why a weight (n, k) cannot be laid out so; empty where it can."""
+    """Why a weight (…, n, k) cannot be laid out so; empty where it can."""
     if bits_of(weight.dtype) > 8:
         return f"{weight.dtype} codes, wanted 8 bits or fewer"
     size = weight.group_size
@@ -85,9 +86,17 @@ def _by_lane(values: np.ndarray, dtype: Any) -> np.ndarray:
     return np.ascontiguousarray(full.reshape(-1, 4, 2, 8, full.shape[1]).transpose(0, 4, 3, 1, 2))
 
 
+def _in_a_row(values: np.ndarray) -> np.ndarray:
+    """(e, n, …) → (e·n, …), n padded to whole blocks where another expert follows."""
+    if values.ndim == 2 or len(values) == 1:
+        return values.reshape(-1, values.shape[-1])
+    behind = padded(values.shape[1], BLOCK) - values.shape[1]
+    return np.pad(values, ((0, 0), (0, behind), (0, 0))).reshape(-1, values.shape[-1])
+
+
 def blocks_of(weight: QTensor, order: str) -> Blocks:
-    """A QTensor (n, k) whose layout `refuses` has no word against."""
-    n, k = weight.shape
+    """A QTensor (n, k) or (e, n, k) that `refuses` has no word against."""
+    k = weight.shape[-1]
     bits = max(4, bits_of(weight.dtype))
     shift = 0 if weight.dtype.startswith("u") else 1 << (bits_of(weight.dtype) - 1)
     codes = (weight._plain().astype(np.int16) + shift).astype(np.uint8)
@@ -97,12 +106,12 @@ def blocks_of(weight: QTensor, order: str) -> Blocks:
     groups = -(-k // group)
 
     def of_groups(value: Any) -> np.ndarray:
-        """(n, groups)"""
-        return np.broadcast_to(weight._grain.aligned(np.asarray(value)), (n, groups))
+        """(e·n, groups)"""
+        full = (*weight.shape[:-1], groups)
+        return _in_a_row(np.broadcast_to(weight._grain.aligned(np.asarray(value)), full))
 
     zero = np.asarray(weight._zero).astype(np.int64) + shift
-    zeros = zero if zero.ndim == 0 else of_groups(zero)
-    first = int(zeros.flat[0]) if zeros.size else 0
+    first = int(zero.flat[0]) if zero.size else 0
     scale, factors = of_groups(weight._scale), None
     if weight._factors is not None:
         factors = of_groups(weight._factors)
@@ -113,7 +122,7 @@ def blocks_of(weight: QTensor, order: str) -> Blocks:
     else:
         scales = _by_lane(scale, np.float16)
     return Blocks(
-        (n, k), bits, pack_blocks(codes, bits, order), scales,
-        None if (zeros == first).all() else _by_lane(of_groups(zeros), np.uint8),
+        weight.shape, bits, pack_blocks(_in_a_row(codes), bits, order), scales,
+        None if (zero == first).all() else _by_lane(of_groups(zero), np.uint8),
         None if factors is None else _by_lane(factors, np.uint8), first, group, groups,
     )  # fmt: skip

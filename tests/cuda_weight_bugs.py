@@ -4,19 +4,45 @@ from __future__ import annotations
 
 from cuda_bugs import SM80, Bug, Edit
 
-HALVES, CODES = "halves_sm80.h", "codes_sm80.h"
+HALVES, CODES, EXPERTS = "halves_sm80.h", "codes_sm80.h", "experts.h"
 WAIT = "ptx::cp_async_wait<Tile::kStages - 2>();"
 FILL_HALVES = "if (step + Tile::kStages - 1 < each) fill(step + Tile::kStages - 1);"
 FILL_CODES = "if (step + Tile::kStages - 1 < chunks) fill(step + Tile::kStages - 1);"
 SWIZZLE = "kStep == 64 ? chunk ^ (row >> 1 & 3) : chunk ^ (row & 7)"
 PAIRS = "x[t][0] = both[0], x[t][1] = both[1], x[t + 1][0] = both[2], x[t + 1][1] = both[3];"
+# Of experts; the third kernel of each family has them.
+OF_EXPERTS = (
+    Bug(
+        "a tile of the expert before",
+        (Edit.value(EXPERTS, "begun - 1, first", "begun - 1", "begun < 2 ? 0 : begun - 2"),),
+        (2,),
+    ),
+    Bug("rows of the next expert", (Edit.value(EXPERTS, "return {first +", "first", "first + 1"),), (2,)),
+    Bug(
+        "no end of an expert's rows",
+        (Edit.value(EXPERTS, "offset_of(p, expert + 1), expert", "offset_of(p, expert + 1)", "p.m"),),
+        (2,),
+    ),
+    Bug(
+        "tiles that are not counted up",
+        (Edit.value(EXPERTS, "+ e <= uint32_t(tile)", "uint32_t(tile)", "uint32_t(tile) + e"),),
+        (2,),
+    ),
+    Bug("the first expert's bias", (Edit.does(EXPERTS, "if (e.float_bias) e.float_bias += columns;"),), (2,)),
+    Bug("an end of all rows", (Edit.does(EXPERTS, "e.m = rows.end;\n"),), (2,)),
+)
 NO_SWIZZLE = Edit.value(SM80, SWIZZLE, SWIZZLE, "chunk")
 
 FAMILIES: dict[str, tuple[str, int, tuple[Bug, ...]]] = {
     "HALVES": (
         HALVES,
-        2,
+        3,
         (
+            *OF_EXPERTS,
+            Bug(
+                "the first expert's codes", (Edit.value(HALVES, "of.expert * code_bytes(p.w)", "of.expert", "0"),), (2,)
+            ),
+            Bug("the first expert's scales", (Edit.value(HALVES, "of.expert * places(p.w)", "of.expert", "0"),), (2,)),
             Bug(
                 "a dropped CTA barrier",
                 (
@@ -94,8 +120,13 @@ FAMILIES: dict[str, tuple[str, int, tuple[Bug, ...]]] = {
     ),
     "CODES": (
         CODES,
-        2,
+        3,
         (
+            *OF_EXPERTS,
+            Bug("the first expert's codes", (Edit.value(CODES, "expert * code_bytes(w)", "expert", "0"),), (2,)),
+            Bug(
+                "the first expert's scales", (Edit.value(CODES, "rows.expert * places(p.w)", "rows.expert", "0"),), (2,)
+            ),
             Bug(
                 "a dropped CTA barrier",
                 (Edit.does(CODES, "ptx::cta_sync();  // the stage is there, and all have read the next one\n"),),
@@ -143,7 +174,7 @@ FAMILIES: dict[str, tuple[str, int, tuple[Bug, ...]]] = {
             Bug(
                 "a wrong epilogue row",
                 (
-                    Edit.value(CODES, "store_floats(p.epilogue, staging, row + warp_row,", "row + warp_row", "row"),
+                    Edit.value(CODES, "store_floats(epilogue, staging, row + warp_row,", "row + warp_row", "row"),
                     Edit.value(CODES, "(panel + i) * 16, row + warp_row);", "row + warp_row", "row"),
                 ),
                 (1,),

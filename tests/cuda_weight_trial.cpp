@@ -1,5 +1,6 @@
 // As cuda_trial.cpp, of products with packed weights. All numbers are small integers and powers of two, so that sums of
 // halves are exact too, and any difference is a bug.
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <random>
@@ -18,18 +19,21 @@ namespace {
 struct Trial {
   int bits;
   bool bytes, integers, bfloat;  // codes of x, and not halves; two-level factors; bfloat16
+  int experts;                   // 0: one weight for all rows
   void (*run)(const WeightProduct&, Stream);
 };
 
 #if defined(TRIAL_HALVES)
 const Trial kTrials[] = {
-    {4, false, false, false, [](const WeightProduct& p, Stream s) { launch_halves<Halves8>(p, s, "halves"); }},
-    {8, false, false, true, [](const WeightProduct& p, Stream s) { launch_halves<Halves64>(p, s, "halves"); }},
+    {4, false, false, false, 0, [](const WeightProduct& p, Stream s) { launch_halves<Halves8>(p, s, "halves"); }},
+    {8, false, false, true, 0, [](const WeightProduct& p, Stream s) { launch_halves<Halves64>(p, s, "halves"); }},
+    {4, false, false, true, 3, [](const WeightProduct& p, Stream s) { launch_halves<Halves16>(p, s, "halves"); }},
 };
 #else
 const Trial kTrials[] = {
-    {4, true, false, false, [](const WeightProduct& p, Stream s) { launch_codes<Codes32>(p, s, "codes"); }},
-    {4, true, true, false, [](const WeightProduct& p, Stream s) { launch_codes<Codes128>(p, s, "codes"); }},
+    {4, true, false, false, 0, [](const WeightProduct& p, Stream s) { launch_codes<Codes32>(p, s, "codes"); }},
+    {4, true, true, false, 0, [](const WeightProduct& p, Stream s) { launch_codes<Codes128>(p, s, "codes"); }},
+    {4, true, false, false, 40, [](const WeightProduct& p, Stream s) { launch_codes<Codes16>(p, s, "codes"); }},
 };
 #endif
 
@@ -69,12 +73,15 @@ extern "C" int trial(int which, int m, int n, int k, int, unsigned seed, char* m
   WeightProduct p = {};
   Weights& w = p.w;
   w.n = n, w.k = k, w.bits = kind.bits, w.group = 32 << seed % 3, w.groups = ceil_to(k, w.group);
-  const int64_t blocks = w.blocks(), chunks = w.chunks(), item = kind.bytes ? 1 : 2, places = blocks * w.groups * 64;
-  p.m = m, p.x_pitch = (k * item + 15) / 16 * 16, p.splits = kind.bytes ? 1 : 1 + seed / 2 % 2;
+  const int64_t blocks = w.blocks(), chunks = w.chunks(), item = kind.bytes ? 1 : 2, experts = kind.experts ? kind.experts : 1;
+  const int64_t each = blocks * w.groups * 64, places = each * experts, code_bytes = blocks * chunks * 512 * kind.bits;
+  p.m = m, p.x_pitch = (k * item + 15) / 16 * 16, p.splits = kind.bytes || kind.experts ? 1 : 1 + seed / 2 % 2;
   auto* x = room<uint8_t>(m * p.x_pitch);
   for (int64_t i = 0; i < m * p.x_pitch; ++i) x[i] = uint8_t(random());  // behind k as well: NaNs among them
-  auto* codes = room<uint8_t>(blocks * chunks * 512 * kind.bits);
-  for (int64_t i = 0; i < blocks * chunks * 512 * kind.bits; ++i) codes[i] = 0;
+  auto* codes = room<uint8_t>(code_bytes * experts);
+  for (int64_t i = 0; i < code_bytes * experts; ++i) codes[i] = 0;
+  auto* offsets = room<int32_t>(experts + 1);  // of many experts most have no rows
+  for (int e = 0; e <= experts; ++e) offsets[e] = e == experts ? m : e ? std::min(m, offsets[e - 1] + int(random() % (experts > 9 ? 2 : m))) : 0;
   auto* scales = room<float>(places);
   auto *zeros = room<uint8_t>(places), *factors = room<uint8_t>(places);
   for (int64_t i = 0; i < places; ++i) {
@@ -99,14 +106,21 @@ extern "C" int trial(int which, int m, int n, int k, int, unsigned seed, char* m
     memcpy(&half, x + i * p.x_pitch + 2 * at, 2);
     return emulator::half_value(half, kind.bfloat);
   };
-  for (int j = 0; j < n; ++j)
-    for (int at = 0; at < k; ++at) {
-      const int code = random() % 16;
-      const int64_t group = of_group(j, w.groups, at / w.group);
-      place(codes, kind.bits, kind.bytes, chunks, j, at, code);
-      const double weight = (code - zeros[group]) * double(kind.integers ? factors[group] : scales[group]);
-      for (int i = 0; i < m; ++i) sums[size_t(i) * n + j] += x_at(i, at) * weight;
-    }
+  for (int expert = 0; expert < experts; ++expert)
+    for (int j = 0; j < n; ++j)
+      for (int at = 0; at < k; ++at) {
+        const int code = random() % 16;
+        const int64_t group = expert * each + of_group(j, w.groups, at / w.group);
+        place(codes + expert * code_bytes, kind.bits, kind.bytes, chunks, j, at, code);
+        const double weight = (code - zeros[group]) * double(kind.integers ? factors[group] : scales[group]);
+        for (int i = offsets[expert]; i < offsets[expert + 1]; ++i) sums[size_t(i) * n + j] += x_at(i, at) * weight;
+      }
+  auto* bias = room<float>(experts * n);
+  for (int i = 0; i < experts * n; ++i) bias[i] = float(random() % 9);
+  if (kind.experts)
+    for (int expert = 0; expert < experts; ++expert)
+      for (int i = offsets[expert]; i < offsets[expert + 1]; ++i)
+        for (int j = 0; j < n; ++j) sums[size_t(i) * n + j] += bias[expert * n + j];
   auto* out = room<float>(int64_t(m) * n, true);  // of integers as well
   for (int64_t i = 0; i < int64_t(m) * n; ++i) out[i] = 7e7f;
   p.x = x, p.x_type = kind.bytes ? kS8 : kind.bfloat ? kBf16 : kF16;
@@ -115,6 +129,7 @@ extern "C" int trial(int which, int m, int n, int k, int, unsigned seed, char* m
       kind.integers ? static_cast<const void*>(factors) : scales;
   p.parts = p.splits > 1 ? room<float>(int64_t(m) * n * p.splits, true) : nullptr;
   Epilogue& e = p.epilogue;
+  if (kind.experts) p.offsets = offsets, p.experts = experts, e.float_bias = bias;
   e.m = m, e.n = n, e.k = k, e.output = kind.integers ? kS32 : kF32, e.out = out, e.out_row = n;
   int result = 0;
   try {

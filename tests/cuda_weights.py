@@ -51,9 +51,9 @@ def weights(
 
 def weight_product(
     row: int, x: np.ndarray, x_type: str, blocks: Blocks, output: str = "float32", scale_type: str = "float32",
-    **fields: Any,
+    offsets: np.ndarray | None = None, **fields: Any,
 ) -> np.ndarray:  # fmt: skip
-    """x (m, k), bfloat16 as its bits, on one row of the module."""
+    """x (m, k), bfloat16 as its bits, on one row of the module. offsets: of experts, whose blocks lie in a row."""
     module, memory = emulated(), Memory()
     m, n = len(x), blocks.shape[0]
     call, w, epilogue = module.WeightProduct(), module.Weights(), module.Epilogue()
@@ -72,6 +72,8 @@ def weight_product(
     for name, value in fields.items():
         setattr(epilogue, name, memory.place(value) if isinstance(value, np.ndarray) else value)
     call.w, call.epilogue = w, epilogue
+    if offsets is not None:
+        call.offsets, call.experts = memory.place(offsets), len(offsets) - 1
     need = module.weight_workspace(row, call, 0)
     workspace = memory.place(np.full(need, 0xFF, np.uint8), writeable=True) if need else 0
     module.weight_product(row, call, workspace, 0, 0)

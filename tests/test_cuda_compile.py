@@ -71,7 +71,7 @@ FAMILIES: dict[str, tuple[str, tuple[str, ...], tuple[Gate, ...]]] = {
     )),
     "weights and convolutions": ("80", ("codes_sm80.h", "conv_sm80.h"), (
         Gate("halves_sm80<Halves8<4>, qk::ptx::Half::kF16>", "WeightProduct", 128, "HMMA.16816.F32", 17, STREAM),
-        Gate("codes_sm80<Codes128<4>, Sums::kFloats>", "WeightProduct", 255, "IMMA.16832.U8.S8", 6.0, STREAM),
+        Gate("codes_sm80<Codes128<4>, Sums::kFloats>", "WeightProduct", 255, "IMMA.16832.U8.S8", 5.6, STREAM),
         Gate("conv_sm80<Wide80, true, true, true>", "Conv", 128, "IMMA.16832.S8.S8", 3.5, ASYNC),
     )),
     "sm_75": ("75", ("gemm_sm75.h",), (

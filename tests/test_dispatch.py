@@ -161,6 +161,17 @@ def ran() -> Kernel:
     return qk.explain(qk.matmul, np.ones((8, 64), np.int8), np.ones((64, 8), np.int8)).kernel
 
 
+def test_use_of_one_operation_leaves_the_others() -> None:
+    a = np.ones((3, 8), np.int8)
+    before = qk.explain(qk.quantize, a.astype(np.float32), 1.0).kernel
+    with qk.use("gemm/*_numpy"):
+        matmul, quantize = (
+            qk.explain(qk.matmul, a, a.T).kernel,
+            qk.explain(qk.quantize, a.astype(np.float32), 1.0).kernel,
+        )
+    assert matmul is not None and matmul.isa == "numpy" and quantize is before
+
+
 def test_use_holds_for_the_block_the_thread_and_the_context() -> None:
     before = ran()
     seen: list[Kernel] = []

@@ -83,9 +83,10 @@ def test_two_level_scales_of_bytes_are_their_products() -> None:
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8"])
 @pytest.mark.parametrize("compute", ["float32", "bfloat16"])
+@pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("m", [1, 5, 40])
-def test_bytes_without_groups_compute_in_floats(dtype: str, compute: str, m: int) -> None:
-    weight = qk.quantize(floats(33, 320), dtype=dtype, axis=0, symmetric=dtype == "int8")
+def test_bytes_without_groups_compute_in_floats(dtype: str, compute: str, symmetric: bool, m: int) -> None:
+    weight = qk.quantize(floats(33, 320), dtype=dtype, axis=0, symmetric=symmetric)
     x, bias = floats(m, 320), floats(33)
     packed = qk.pack_linear(weight)
     y = qk.linear(x, packed, compute=compute).astype(np.float64)
@@ -174,8 +175,8 @@ def _unusual(kind: str, x: np.ndarray, scale: np.ndarray) -> None:
     elif kind == "small":
         x *= F32(1e-30)
     elif kind == "scales":
-        scale[::2] *= F32(2.0**-60)
-        scale[1::2] *= F32(2.0**30)
+        np.abs(x, out=x)
+        scale[1::2] *= F32(2.0**40)
 
 
 @pytest.mark.parametrize("kind", ["positive", "subnormal", "wide", "large", "small", "scales", "zeros"])
@@ -191,6 +192,15 @@ def test_unusual_numbers_keep_the_bound_of_float32(kind: str, dtype: str, group:
     w = weight.dequantize("float64").T
     size = np.abs(x.astype(np.float64)) @ np.abs(w)
     assert (np.abs(y - x.astype(np.float64) @ w) <= 2.0**-20 * size + 2.0**-149).all()
+
+
+def test_small_scales_of_what_is_small_in_its_row_keep_the_bound() -> None:
+    codes, x = np.zeros((37, 704), np.int8), np.zeros((21, 704), F32)
+    codes[:, 1], x[:, 0], x[:, 1] = 1, 2.0**100, F32(1.2345678) * F32(2.0**-50)
+    weight = qk.QTensor(codes, np.full((37, 22), 2.0**-75, F32), dtype="int4", axis=0, group_size=32, group_axis=1)
+    y = qk.linear(x, weight, compute="float32").astype(np.float64)
+    wanted = x.astype(np.float64) @ weight.dequantize("float64").T
+    assert (np.abs(y - wanted) <= 2.0**-20 * wanted).all()
 
 
 def test_what_is_not_finite_stays_in_its_row() -> None:

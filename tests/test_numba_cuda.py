@@ -132,6 +132,7 @@ import types as plain
 from numba import cuda, types
 from numba.cuda import dispatcher
 from qkernels.backends import _numba_cuda as elements, _numba_cuda_conv as convs, _numba_cuda_ranges as ranges
+from qkernels.backends import _numba_cuda_weights as weights
 
 dispatcher.get_current_device = lambda: plain.SimpleNamespace(compute_capability=(7, 5))
 s8, u8, u16, s32, s64, f16, f32, f64 = (getattr(types, name) for name in (
@@ -140,7 +141,7 @@ s8, u8, u16, s32, s64, f16, f32, f64 = (getattr(types, name) for name in (
 def array(kind, ndim, layout="C"):
     return types.Array(kind, ndim, layout)
 
-words, reals = array(s32, 2), array(f32, 2)
+words, reals, codes = array(s32, 2), array(f32, 2), array(u8, 1)
 numbers = (s64,) * 5
 kernels = (
     (elements.gemm, (array(u8, 3, "A"), array(s8, 3, "A"), array(s32, 3), words, words)),
@@ -152,18 +153,119 @@ kernels = (
     (ranges.extremes, (reals, *numbers[:2], array(f32, 3))),
     (ranges.clear, (array(f32, 2),)),
     (ranges.found, (reals, *numbers[:2], types.boolean, s64, array(f32, 1), array(s32, 1))),
-    (convs.conv, (array(u8, 5, "A"), array(s8, 5), array(s32, 1), array(s64, 1), words)),
+    (convs.conv, (array(u8, 5, "A"), array(s8, 5, "A"), array(s32, 1), array(u8, 1), array(s64, 1), words)),
+    (convs.plain_filters, (array(s8, 4), array(s8, 1), s64, s64)),
     (convs.add_bias, (words, words)),
     (convs.floats, (words, array(f32, 1), array(f32, 1), reals, array(s8, 2), s64, f64, s64, s64, f64, f64,
                     array(f16, 2))),
     (convs.bfloats, (words, array(u16, 2))),
+    (weights.grouped, (array(s8, 2), codes, array(f16, 1), codes, *numbers, reals)),
+    (weights.two_level, (array(s8, 2), *(codes,) * 3, *numbers, words)),
+    (weights.weight_only, (reals, codes, array(f32, 1), codes, *numbers, reals)),
+    (weights.weight_only, (array(f16, 2), codes, array(f32, 1), codes, *numbers, reals)),
+    (weights.widened, (array(u16, 1), array(u16, 2))),
+    (weights.multipliers, (*(array(f32, 1),) * 2, f64, reals)),
+    (convs.floats, (reals, array(f32, 1), array(f32, 1), reals, reals, s64, f64, s64, s64, f64, f64, reals)),
     (convs.joined, (words, reals, array(u8, 2), s64, f64, *numbers[:4], array(s8, 2))),
 )
 for kernel, signature in kernels:
     ptx, _ = cuda.compile_ptx(kernel.py_func, signature, cc=(7, 5))
-    assert not re.search(r"fma[.]rn[.]f32|div[.](approx|full)", ptx), kernel
+    fused = kernel is weights.grouped  # A10 wants it
+    assert bool(re.search(r"fma[.]rn[.]f32", ptx)) == fused and not re.search("div[.](approx|full)", ptx), kernel
 print("all of them")
 """
+
+# The public door on the Numba rows: arrays "on a GPU" of fake_gpu.py, without the module _cuda.
+DOOR = """
+import itertools
+import sys
+sys.path.insert(0, "tests")
+import ml_dtypes
+import numpy as np
+import fake_gpu as gpu
+import qkernels as qk
+from fake_gpu import values
+
+rng = np.random.default_rng(0)
+
+def real(*shape):
+    return rng.normal(size=shape).astype(np.float32)
+
+def same(got, wanted, said):
+    got = got.codes() if isinstance(got, qk.QTensor) else got
+    wanted = wanted.codes() if isinstance(wanted, qk.QTensor) else wanted
+    assert np.array_equal(values(got), wanted) and values(got).dtype == wanted.dtype, said
+
+def weight(n, k, **keywords):
+    return qk.quantize(real(n, k), axis=0, **keywords)
+
+used = set()
+for keywords, (m, n, k) in itertools.product((
+    {"dtype": "int4", "group_size": 32}, {"dtype": "uint4", "group_size": 64, "symmetric": False},
+    {"dtype": "int4", "group_size": 32, "scale_dtype": "float16"}, {"dtype": "int2", "group_size": 96},
+    {"dtype": "int8", "group_size": 64, "scale_dtype": "bfloat16"}, {"dtype": "int4", "group_size": 1024},
+    {"dtype": "int4", "group_size": 32, "two_level": True}), ((1, 67, 40), (3, 9, 136))):
+    x, w, bias, residual = real(m, k), weight(n, k, **keywords), real(n), real(m, n)
+    there = gpu.asarray(x)
+    used.add(qk.explain(qk.linear, there, w).kernel.name)
+    for wishes in ({}, {"bias": bias, "activation": "relu"}, {"out_dtype": "float16", "activation": (-1.0, 2.0)}):
+        wanted = qk.linear(x, w, **wishes)
+        same(qk.linear(there, w, **wishes), wanted, (keywords, wishes))
+    wanted = qk.linear(x, w, bias, residual=residual)
+    same(qk.linear(there, w, gpu.asarray(bias), residual=gpu.asarray(residual)), wanted, keywords)
+    if "two_level" in keywords:
+        for wishes in ({"activation": "relu6"}, {"out_dtype": "uint8", "out_zero_point": 100}):
+            wanted = qk.linear(x, w, out_scale=0.1, **wishes)
+            same(qk.linear(there, w, out_scale=0.1, **wishes), wanted, wishes)
+    exact = w.dequantize("float64").T
+    for compute, dtype in itertools.product(("float32", "bfloat16"), (np.float32, np.float16, ml_dtypes.bfloat16)):
+        left = x.astype(dtype)
+        used.add(qk.explain(qk.linear, gpu.asarray(left), w, compute=compute).kernel.name)
+        y = values(qk.linear(gpu.asarray(left), w, bias, compute=compute, out_dtype="float32"))
+        size = np.abs(left.astype(float)) @ np.abs(exact) + np.abs(bias)
+        assert (np.abs(y - (left.astype(float) @ exact + bias)) <= 2.0**-20 * size).all(), (keywords, compute, dtype)
+        half = values(qk.linear(gpu.asarray(left), w, bias, compute=compute, out_dtype="bfloat16"))
+        assert np.array_equal(half, y.astype(ml_dtypes.bfloat16)), (compute, dtype)
+
+convs = (((2, 9, 9, 16), 12, 3, 1, 1), ((1, 7, 7, 3), 5, 7, 2, 1), ((1, 6, 6, 16), 9, 1, 1, 1),
+    ((1, 8, 7, 8), 8, 3, 1, 4), ((1, 9, 9, 6), 6, 5, 1, 6), ((2, 5, 5, 6), 6, 3, 2, 6))
+for (size, filters, taps, stride, groups), kind in zip(convs, itertools.cycle(("int8", "uint8"))):
+    keywords = dict(layout="NHWC", stride=stride, padding=taps // 2, groups=groups)
+    w = qk.quantize(real(filters, taps, taps, size[3] // groups), axis=0)
+    limits = np.iinfo(kind)
+    codes = rng.integers(limits.min, limits.max + 1, size).astype(kind)
+    x, bias = qk.QTensor(codes, 0.05, 3), real(filters)
+    there = qk.QTensor(gpu.asarray(codes), 0.05, 3)
+    used.add(qk.explain(qk.conv2d, there, w, **keywords).kernel.name)
+    plain = qk.conv2d(x, w, out_scale=0.3, **keywords)
+    other = rng.integers(-128, 128, plain.shape).astype(np.int8)
+    for wishes in ({}, {"bias": bias, "activation": "relu"}, {"out_dtype": "float16"}, {"out_dtype": "int32"},
+        {"out_scale": 0.3, "activation": "relu6"}, {"out_scale": 0.3, "rounding": "gemmlowp"},
+        {"out_scale": 0.2, "residual": qk.QTensor(other, 0.1, -5)},
+        {"bias": bias, "residual": qk.QTensor(other, 0.1, 4)}):
+        given = dict(wishes)
+        if "residual" in given:
+            r = given["residual"]
+            given["residual"] = qk.QTensor(gpu.asarray(other), float(r.scale), int(r.zero_point))
+        same(qk.conv2d(there, w, **keywords, **given), qk.conv2d(x, w, **keywords, **wishes), (size, wishes))
+assert {"conv_s8s8s32_numba_cuda", "conv_u8s8s32_numba_cuda", "gemm_s8s8s32_numba_cuda"} <= used
+used = {name for name in used if not name.startswith(("conv", "gemm"))}
+wanted = {k.name for k in qk.kernels() if k.name.endswith("numba_cuda") and k.layout.startswith("n64k64")}
+assert used == wanted, wanted ^ used
+print("all of them")
+"""
+
+
+def test_the_public_door_in_the_simulator() -> None:
+    """Packed weights and convolutions: the CPU's bits, or the bound of A11; every row of weights is used."""
+    pytest.importorskip("numba.cuda", reason="numba is an extra")
+    pytest.importorskip("ml_dtypes")
+    pytest.importorskip("qkernels._cuda_emulated", reason="its memory is the fake GPU's")
+    done = subprocess.run(
+        [sys.executable, "-c", DOOR], capture_output=True, text=True, cwd=ROOT,
+        env=os.environ | {"NUMBA_ENABLE_CUDASIM": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0 and "all of them" in done.stdout, done.stdout + done.stderr
 
 
 def test_kernels_compile_for_a_gpu() -> None:

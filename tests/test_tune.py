@@ -6,7 +6,9 @@ import json
 import pathlib
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +33,7 @@ def cache(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[p
 
 
 def make_fastest(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    def times(tried: list[qk.Kernel], call: object) -> dict[str, float]:
+    def times(tried: list[qk.Kernel], call: object, finished: object = None) -> dict[str, float]:
         return {kernel.name: 1.0 if kernel.name == name else 2.0 for kernel in tried}
 
     monkeypatch.setattr(sys.modules["qkernels.tune"], "_times", times)
@@ -131,7 +133,7 @@ def test_a_little_faster_is_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     assert chosen is not None
     times = {chosen.name: 1.0, other: 0.98}
     monkeypatch.setattr(
-        sys.modules["qkernels.tune"], "_times", lambda tried, call: {k.name: times.get(k.name, 2.0) for k in tried}
+        sys.modules["qkernels.tune"], "_times", lambda tried, *_: {k.name: times.get(k.name, 2.0) for k in tried}
     )
     assert qk.tune(qk.matmul, A, B).kernel is chosen
 
@@ -159,3 +161,29 @@ def test_nothing_to_tune() -> None:
         qk.tune(qk.matmul, A.astype(np.float32), B.astype(np.float32))
     with pytest.raises(TypeError, match="operation of qkernels"):
         qk.tune(np.matmul, A, B)
+
+
+def test_on_a_gpu(gpu: Any, monkeypatch: pytest.MonkeyPatch, cache: pathlib.Path) -> None:
+    """Every sample waits for the GPU; the winner is one architecture's."""
+    x, weight = RNG.normal(size=(5, 64)).astype(np.float32), RNG.normal(size=(9, 64)).astype(np.float32)
+    packed, events = qk.quantize(weight, axis=0, dtype="int4", group_size=32), list[str]()
+    there = gpu.asarray(x)
+    clock = iter(range(10**6))
+    monkeypatch.setattr(time, "perf_counter", lambda: (events.append("clock"), float(next(clock)))[1])
+    monkeypatch.setattr(gpu.STREAM, "synchronize", lambda: events.append("waited"), raising=False)
+    for call in ((qk.linear, there, packed), (qk.matmul, gpu.asarray(A), gpu.asarray(B))):
+        events.clear()
+        chosen = qk.tune(*call).kernel
+        assert chosen is not None and chosen.device == "cuda"
+        ends = [events[i - 1] for i, event in enumerate(events) if event == "clock"][1::2]
+        assert ends and set(ends) == {"waited"}, "a sample ends before the GPU has"
+    costs = qk.explain(qk.matmul, gpu.asarray(A), gpu.asarray(B)).costs
+    other = next(name for name in costs if name.endswith("_dp4a"))  # runs on every GPU, and is never chosen here
+    make_fastest(monkeypatch, other)
+    qk.tune(qk.matmul, gpu.asarray(A), gpu.asarray(B))
+    told = qk.explain(qk.matmul, gpu.asarray(A), gpu.asarray(B))
+    assert told.kernel is not None and told.kernel.name == other and "tuned" in str(told)
+    gpu.pretend(80)
+    dispatch.forget()
+    told = qk.explain(qk.matmul, gpu.asarray(A), gpu.asarray(B))
+    assert "tuned" not in str(told), "found on another architecture"

@@ -13,8 +13,6 @@
 namespace qk {
 namespace {
 
-constexpr double kMinThreadUs = 20;  // work that is worth waking a thread for
-
 struct Call {
   const Expert* experts;
   idx count, n, k;
@@ -95,8 +93,7 @@ bool in_shares(Call& c) {
     const Range rows = rows_of(c, c.experts[e]);
     c.total += us_of(c, c.experts[e], rows.end - rows.begin);
   }
-  const double most = c.total / kMinThreadUs;
-  c.tasks = c.forced ? c.threads : most < 2 ? 1 : most < c.threads ? int(most) : c.threads;
+  c.tasks = c.forced ? c.threads : threads_for(c.total, c.threads);
   parallel(c.tasks, share, &c);
   return !c.failed;
 }

@@ -29,6 +29,8 @@ void bind_structs(py::module_& m) {
     QK_NUMBER(WeightProduct, x_type);
     QK_NUMBER(WeightProduct, m);
     QK_NUMBER(WeightProduct, x_pitch);
+    QK_POINTER(WeightProduct, offsets);
+    QK_NUMBER(WeightProduct, experts);
     bound.def_readwrite("w", &WeightProduct::w);
     bound.def_readwrite("epilogue", &WeightProduct::epilogue);
   }
@@ -61,14 +63,16 @@ void check(const WeightRow& row, const WeightProduct& p, int device) {
   const Weights& w = p.w;
   require(arch >= row.first_arch && arch <= row.last_arch, "weights: this GPU cannot run that row");
   require(p.m > 0 && w.n > 0 && w.k > 0 && w.k < int64_t(1) << 28 && w.n < int64_t(1) << 31, "weights: a size");
-  require(ceil_to(p.m, row.rows) < 65536, "weights: more rows than a grid has");
+  require(p.m < int64_t(1) << 31 && (!p.offsets || (p.experts > 0 && p.experts < 65536)), "weights: experts");
+  require(ceil_to(p.m, row.rows) + p.experts < 65536, "weights: more rows than a grid has");
   require(w.bits == 4 || w.bits == 8, "weights: 4 or 8 bits");
   require(w.group > 0 && w.group % 32 == 0 && w.groups == ceil_to(w.k, w.group), "weights: groups of a multiple of 32");
   const std::string kind = row.kind;
   const bool real = kind == "floats" ? p.x_type <= kBf16 : p.x_type == kF16 || p.x_type == kBf16;
   require(p.x_type >= kF32 && (kind == "codes" ? p.x_type == kS8 : real), "weights: the type of x");
   require(w.scale_type >= kF32 && w.scale_type <= kBf16, "weights: the type of scales");
-  require(w.scales || (kind == "codes" && w.bits == 4 && (w.factors || w.groups == 1)), "weights: no scales");
+  require(w.scales || (kind == "codes" && (w.bits == 4 ? w.factors || w.groups == 1 : w.groups == 1)),
+          "weights: no scales");
   require(aligned(p.x) && p.x_pitch % 16 == 0 && aligned(w.codes), "weights: not aligned to 16");
   for (const void* of_groups : {w.scales, static_cast<const void*>(w.zeros), static_cast<const void*>(w.factors)})
     require(of_groups == nullptr || aligned(of_groups), "weights: not aligned to 16");

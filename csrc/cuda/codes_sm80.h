@@ -7,6 +7,7 @@
 //
 // Why not zero points off the bytes, x · (w − z): three instructions more for eight weights, against a product in five.
 #pragma once
+#include "experts.h"
 #include "float_epilogue.h"
 #include "gemm_sm80.h"
 #include "halves_sm80.h"
@@ -26,7 +27,7 @@ struct TileCodes {
   static constexpr int kXBytes = kRows * 64, kStageBytes = kXBytes + kColumns / 16 * kPanelBytes;
   static constexpr int kSumBytes = kRows * kColumns * 4;
   static constexpr int kSharedBytes = kStages * kStageBytes > kSumBytes ? kStages * kStageBytes : kSumBytes;
-  static_assert(kAcross * kDown * 32 == kThreads, "the warps of a CTA");
+  static_assert(kAcross * kDown * 32 == kThreads && 4 % kPanels == 0, "the warps of a CTA, panels of a block");
 };
 template <int kBits>
 using Codes16 = TileCodes<2, 1, 8, 1, kBits>;
@@ -61,14 +62,14 @@ struct PanelLoader {
   const uint8_t* from[kEach];
   bool there[kEach];
 
-  QK_DEVICE PanelLoader(const Weights& w, int64_t first_column) {
+  QK_DEVICE PanelLoader(const Weights& w, int64_t expert, int64_t first_column) {
     const int64_t chunks = (w.k + 63) / 64;
     QK_UNROLL
     for (int i = 0; i < kEach; ++i) {
       const int at = ptx::thread() + i * Tile::kThreads;
       const int64_t panel = first_column / 16 + at / kPieces;
       there[i] = panel / 4 * 64 < w.n;
-      from[i] = w.codes +
+      from[i] = w.codes + expert * code_bytes(w) +
                 (there[i] ? (panel / 4 * chunks * 4 + panel % 4) * Tile::kPanelBytes + at % kPieces * 16 : int64_t(0));
     }
   }
@@ -102,13 +103,16 @@ codes_sm80(QK_ARGUMENT WeightProduct p) {
   const uint32_t shared = ptx::shared_memory();
   const int lane = ptx::thread() & 31, warp = ptx::thread() >> 5, g = lane >> 2;
   const int warp_row = warp / Tile::kAcross * kTiles * 8, warp_panel = warp % Tile::kAcross * kPanels;
-  const int64_t row = int64_t(ptx::block_x()) * Tile::kRows, column = int64_t(ptx::block_y()) * Tile::kColumns;
+  const RowRange rows = rows_of<Tile::kRows>(p, ptx::block_x());
+  if (rows.first >= rows.end) return;
+  const int64_t row = rows.first, column = int64_t(ptx::block_y()) * Tile::kColumns;
   const int64_t panel = column / 16 + warp_panel;
   const int chunks = int((p.w.k + 63) / 64);
   const bool there = panel * 16 < p.w.n;
 
-  Loader<Tile::kRows, 64, Tile::kThreads> x_loader(static_cast<const uint8_t*>(p.x), p.x_pitch, row, p.m, 0, p.w.k);
-  PanelLoader<Tile> w_loader(p.w, column);
+  Loader<Tile::kRows, 64, Tile::kThreads> x_loader(static_cast<const uint8_t*>(p.x), p.x_pitch, row, rows.end, 0,
+                                                 p.w.k);
+  PanelLoader<Tile> w_loader(p.w, rows.expert, column);
   const auto fill = [&](int step) {
     const uint32_t stage = shared + step % Tile::kStages * Tile::kStageBytes;
     x_loader.load(stage);
@@ -116,10 +120,8 @@ codes_sm80(QK_ARGUMENT WeightProduct p) {
   };
 
   GroupWalk walk(p.w, 0);
-  const auto place =
-      [&](int i) {  // of the lane's columns of panel i, in the arrays of groups; 64 further for each group
-        return (panel + i) / 4 * p.w.groups * 64 + g * 8 + (panel + i) % 4 * 2;
-      };
+  // Of the lane's columns in the arrays of groups, carried along: worked out anew it was an instruction more for each mma.
+  int64_t group_at = rows.expert * places(p.w) + panel / 4 * p.w.groups * 64 + g * 8 + panel % 4 * 2;
   int32_t acc[kPanels][kTiles][4], sums[kTiles][4];
   using Total = typename ByKind<kSums == Sums::kFloats>::Type;
   Total y[kPanels][kTiles][4];
@@ -133,7 +135,7 @@ codes_sm80(QK_ARGUMENT WeightProduct p) {
   const auto end_group = [&] {
     QK_UNROLL
     for (int i = 0; i < kPanels; ++i) {
-      const int64_t at = place(i) + int64_t(walk.group) * 64;
+      const int64_t at = group_at + i * 2;
       uint32_t zero[2];
       QK_UNROLL
       for (int h = 0; h < 2; ++h) zero[h] = p.w.zeros ? ptx::load(p.w.zeros + at + h) : uint32_t(p.w.zero);
@@ -152,6 +154,7 @@ codes_sm80(QK_ARGUMENT WeightProduct p) {
     QK_UNROLL
     for (int t = 0; t < kTiles; ++t) QK_UNROLL
     for (int e = 0; e < 4; ++e) sums[t][e] = 0;
+    group_at += 64;
   };
 
   QK_UNROLL
@@ -216,6 +219,7 @@ codes_sm80(QK_ARGUMENT WeightProduct p) {
   ptx::cta_sync();  // the stages become staging
 
   using Stage = Staging<kTiles * 8>;
+  const Epilogue epilogue = epilogue_of(p, rows);
   const uint32_t staged = shared + warp * kPanels * Stage::kBytes;
   QK_UNROLL
   for (int i = 0; i < kPanels; ++i) QK_UNROLL
@@ -228,25 +232,26 @@ codes_sm80(QK_ARGUMENT WeightProduct p) {
   QK_NO_UNROLL
   for (int i = 0; i < kPanels; ++i) {
     const Stage staging{staged + i * Stage::kBytes};
-    if constexpr (kSums == Sums::kFloats) store_floats(p.epilogue, staging, row + warp_row, (panel + i) * 16);
-    else store_tile<kTiles * 8, true>(p.epilogue, 0, staging, (panel + i) * 16, row + warp_row);
+    if constexpr (kSums == Sums::kFloats) store_floats(epilogue, staging, row + warp_row, (panel + i) * 16);
+    else store_tile<kTiles * 8, true>(epilogue, 0, staging, (panel + i) * 16, row + warp_row);
   }
 }
 
 template <class Tile, Sums kSums>
 void launch_codes_of(const WeightProduct& p, Stream stream, const char* name) {
   Shape shape;
-  shape.grid_x = int(ceil_to(p.m, Tile::kRows));
+  shape.grid_x = row_tiles(p, Tile::kRows);
   shape.grid_y = int(ceil_to(p.w.n, Tile::kColumns));
   shape.threads = Tile::kThreads;
   shape.shared_bytes = Tile::kSharedBytes;
   launch(codes_sm80<Tile, kSums>, shape, stream, p, name);
 }
 
-// 8-bit weights with integer sums are an ordinary product: gemm_sm80.h.
+// 8-bit weights with integer sums, for experts: one weight for all is an ordinary product, gemm_sm80.h.
 template <template <int> class Tile>
 void launch_codes(const WeightProduct& p, Stream stream, const char* name) {
-  if (!p.w.scales) launch_codes_of<Tile<4>, Sums::kIntegers>(p, stream, name);
+  if (!p.w.scales && p.w.bits == 8) launch_codes_of<Tile<8>, Sums::kIntegers>(p, stream, name);
+  else if (!p.w.scales) launch_codes_of<Tile<4>, Sums::kIntegers>(p, stream, name);
   else if (p.w.bits == 4) launch_codes_of<Tile<4>, Sums::kFloats>(p, stream, name);
   else launch_codes_of<Tile<8>, Sums::kFloats>(p, stream, name);
 }

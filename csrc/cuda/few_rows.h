@@ -5,6 +5,7 @@
 // with their rounding errors beside them (two-sum), 1 for all of k; four lanes 2, eight warps 3. 11 of the 16 of the rule,
 // at any k. Any single running sum would need more, so does a tensor core, which cuts off what it aligns.
 #pragma once
+#include "experts.h"
 #include "float_epilogue.h"
 #include "launch.h"
 
@@ -35,12 +36,15 @@ few_rows(QK_ARGUMENT WeightProduct p) {
   const uint32_t shared = ptx::shared_memory();
   const int lane = ptx::thread() & 31, warp = ptx::thread() >> 5, g = lane >> 2, q = lane & 3;
   const int64_t panel = ptx::block_x(), block = panel / 4, chunks = (p.w.k + 63) / 64;
-  const int64_t first_row = int64_t(ptx::block_y()) * kFewRows, units = p.w.group / 32;
-  const int64_t pitch = p.x_pitch / (kType == kF32 ? 4 : 2), scale_at = g * 8 + panel % 4 * 2;
+  const RowRange rows = rows_of<kFewRows>(p, ptx::block_y());
+  if (rows.first >= rows.end) return;
+  const int64_t first_row = rows.first, units = p.w.group / 32;
+  const int64_t pitch = p.x_pitch / (kType == kF32 ? 4 : 2), scale_at = rows.expert * places(p.w) + g * 8 + panel % 4 * 2;
   Kept y[kFewRows][2];
   QK_NO_UNROLL
   for (int64_t chunk = warp; chunk < chunks; chunk += 8) {
-    const uint8_t* codes = p.w.codes + ((block * chunks + chunk) * 4 + panel % 4) * (128 * kBits) + lane * 16;
+    const uint8_t* codes = p.w.codes + rows.expert * code_bytes(p.w) +
+                           ((block * chunks + chunk) * 4 + panel % 4) * (128 * kBits) + lane * 16;
     QK_NO_UNROLL
     for (int half = 0; half < 2; ++half) {
       const int64_t from = chunk * 64 + half * 32, group = (chunk * 2 + half) / units;
@@ -75,7 +79,7 @@ few_rows(QK_ARGUMENT WeightProduct p) {
           QK_UNROLL
           for (int i = 0; i < 4; ++i) {
             const int64_t k = from + i / 2 * 16 + i % 2 * 8 + 2 * q;
-            const bool there = first_row + row < p.m;
+            const bool there = first_row + row < rows.end;
             const int64_t x = (first_row + row) * pitch + k;
             const float one = there && k < p.w.k ? float_of<kType>(p.x, x) : 0.0f;
             const float other = there && k + 1 < p.w.k ? float_of<kType>(p.x, x + 1) : 0.0f;
@@ -107,7 +111,7 @@ few_rows(QK_ARGUMENT WeightProduct p) {
   for (int step = 1; step < 8; step *= 2) QK_UNROLL
   for (int of = 0; of < 8; of += 2 * step) QK_UNROLL
   for (int v = 0; v < 4; ++v) total[of][v] = total[of][v] + total[of + step][v];
-  deliver(p, 0, first_row + row, panel * 16 + column, total[0]);
+  deliver(p, epilogue_of(p, rows), 0, first_row + row, panel * 16 + column, total[0]);
 }
 
 template <Output kType>
@@ -118,7 +122,7 @@ void launch_few_rows_of(const WeightProduct& p, const Shape& shape, Stream strea
 inline void launch_few_rows(const WeightProduct& p, Stream stream) {
   Shape shape;
   shape.grid_x = int(ceil_to(p.w.n, 16));
-  shape.grid_y = int(ceil_to(p.m, kFewRows));
+  shape.grid_y = row_tiles(p, kFewRows);
   shape.threads = 256;
   shape.shared_bytes = 8 * kFewRows * 16 * 4;
   if (p.x_type == kF32) launch_few_rows_of<kF32>(p, shape, stream);

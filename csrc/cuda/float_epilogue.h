@@ -51,9 +51,10 @@ QK_DEVICE void finish_floats(const Epilogue& e, int64_t i, int64_t j, const floa
 }
 
 // What a product's CTA has: the result, or its part of k on the way there.
-QK_DEVICE void deliver(const WeightProduct& p, int split, int64_t i, int64_t j, const float (&sums)[4]) {
-  if (i >= p.m || j >= p.w.n) return;
-  if (p.splits == 1) return finish_floats(p.epilogue, i, j, sums);
+QK_DEVICE void deliver(const WeightProduct& p, const Epilogue& e, int split, int64_t i, int64_t j,
+                       const float (&sums)[4]) {
+  if (i >= e.m || j >= p.w.n) return;
+  if (p.splits == 1) return finish_floats(e, i, j, sums);
   float* to = p.parts + (split * p.m + i) * p.w.n + j;
   if (p.w.n % 4 == 0) {
     Words4 words;

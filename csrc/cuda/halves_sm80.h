@@ -15,6 +15,7 @@
 //
 // Why not scales multiplied into the weights, as others do: that rounds every weight once more, for as many instructions.
 #pragma once
+#include "experts.h"
 #include "float_epilogue.h"
 #include "gemm_sm80.h"
 
@@ -167,16 +168,16 @@ struct RowsLoader {
   uint32_t to[kEach];
   int left[kEach];  // bytes of the part from here on
 
-  QK_DEVICE RowsLoader(const WeightProduct& p, int64_t first_row, int64_t first, int64_t each, int64_t last) {
+  QK_DEVICE RowsLoader(const WeightProduct& p, const RowRange& rows, int64_t first, int64_t each, int64_t last) {
     QK_UNROLL
     for (int i = 0; i < kEach; ++i) {
       const int at = ptx::thread() + i * Tile::kThreads, slice = at / (Tile::kRows * 8);
       const int row = at / 8 % Tile::kRows, chunk = at % 8;
       const int64_t begin = first + slice * each, end = begin + each < last ? begin + each : last;
       const int64_t bytes = end * 128 < 2 * p.w.k ? end * 128 : 2 * p.w.k, start = begin * 128 + chunk * 16;
-      const bool there = first_row + row < p.m && start < bytes;
+      const bool there = rows.first + row < rows.end && start < bytes;
       left[i] = there ? int(bytes - start) : 0;
-      from[i] = static_cast<const uint8_t*>(p.x) + (there ? (first_row + row) * p.x_pitch + start : 0);
+      from[i] = static_cast<const uint8_t*>(p.x) + (there ? (rows.first + row) * p.x_pitch + start : 0);
       to[i] = slice * Tile::kRows * 128 + chunk_at<128>(row, chunk);
     }
   }
@@ -197,8 +198,9 @@ halves_sm80(QK_ARGUMENT WeightProduct p) {
   const uint32_t shared = ptx::shared_memory();
   const int lane = ptx::thread() & 31, warp = ptx::thread() >> 5, g = lane >> 2;
   const int slice = warp / Tile::kAcross, column = warp % Tile::kAcross * kPanels * 16;
-  const int64_t first_row = int64_t(ptx::block_y()) * Tile::kRows,
-                first_column = int64_t(ptx::block_x()) * Tile::kColumns + column;
+  const RowRange of = rows_of<Tile::kRows>(p, ptx::block_y());
+  if (of.first >= of.end) return;
+  const int64_t first_column = int64_t(ptx::block_x()) * Tile::kColumns + column;
   const int64_t chunks = (p.w.k + 63) / 64, part = (chunks + p.splits - 1) / p.splits;
   const int64_t first = ptx::block_z() * part, last = first + part < chunks ? first + part : chunks;
   const int64_t each = last > first ? (last - first + Tile::kDeep - 1) / Tile::kDeep : 0;
@@ -207,8 +209,9 @@ halves_sm80(QK_ARGUMENT WeightProduct p) {
   const int panel = int(first_column % 64) / 16;
   const int mine = first_column < p.w.n && end > begin ? int(end - begin) : 0;
 
-  RowsLoader<Tile> rows(p, first_row, first, each, last);
-  const uint8_t* codes = p.w.codes + ((block * chunks + begin) * 4 + panel) * Tile::kPanelBytes + lane * 16;
+  RowsLoader<Tile> rows(p, of, first, each, last);
+  const uint8_t* codes = p.w.codes + of.expert * code_bytes(p.w) +
+                         ((block * chunks + begin) * 4 + panel) * Tile::kPanelBytes + lane * 16;
   const uint32_t own = Tile::kXBytes + warp * Tile::kWarpBytes + lane * 16;
   const auto fill = [&](int step) {
     const uint32_t stage = shared + step % Tile::kStages * Tile::kStageBytes;
@@ -221,7 +224,7 @@ halves_sm80(QK_ARGUMENT WeightProduct p) {
   };
 
   GroupWalk walk(p.w, begin * 2);
-  const int64_t scale_at = block * p.w.groups * 64 + g * 8 + panel * 2;  // and 64 further on for each group
+  const int64_t scale_at = of.expert * places(p.w) + block * p.w.groups * 64 + g * 8 + panel * 2;  // 64 more a group
   GroupScales<kPanels> scales;
   GroupZeros<kPanels> zeros;
   Offsets<kHalf, kBits> offsets[kPanels];
@@ -321,6 +324,7 @@ halves_sm80(QK_ARGUMENT WeightProduct p) {
     ptx::store_shared(shared + (row * Tile::kPitch + at) * 4, y[i][t][e]);
   }
   ptx::cta_sync();  // all sums are there
+  const Epilogue epilogue = epilogue_of(p, of);
   QK_NO_UNROLL
   for (int at = ptx::thread() * 4; at < Tile::kRows * Tile::kColumns; at += Tile::kThreads * 4) {
     const int row = at / Tile::kColumns, across = at % Tile::kColumns;
@@ -331,7 +335,7 @@ halves_sm80(QK_ARGUMENT WeightProduct p) {
       QK_UNROLL
       for (int v = 0; v < 4; ++v) total[v] = total[v] + as_float(words.x[v]);
     }
-    deliver(p, ptx::block_z(), first_row + row, int64_t(ptx::block_x()) * Tile::kColumns + across, total);
+    deliver(p, epilogue, ptx::block_z(), of.first + row, int64_t(ptx::block_x()) * Tile::kColumns + across, total);
   }
 }
 
@@ -339,7 +343,7 @@ template <class Tile>
 void launch_halves_of(const WeightProduct& p, Stream stream, const char* name) {
   Shape shape;
   shape.grid_x = int(ceil_to(p.w.n, Tile::kColumns));
-  shape.grid_y = int(ceil_to(p.m, Tile::kRows));
+  shape.grid_y = row_tiles(p, Tile::kRows);
   shape.grid_z = p.splits;
   shape.threads = Tile::kThreads;
   shape.shared_bytes = Tile::kSharedBytes;

@@ -19,7 +19,7 @@ const WeightRow kWeightRows[] = {
 
 // As many parts of k as fill the GPU once, none shorter than four stages.
 int weight_splits(const WeightRow& row, const WeightProduct& p) {
-  if (row.deep == 0) return 1;
+  if (row.deep == 0 || p.offsets) return 1;  // of experts there are enough tiles
   const int64_t tiles = ceil_to(p.m, row.rows) * ceil_to(p.w.n, row.columns);
   const int64_t room = 2 * int64_t(multiprocessors()) / tiles, longest = p.w.chunks() / (4 * row.deep);
   const int64_t splits = room < longest ? room : longest;

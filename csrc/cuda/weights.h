@@ -27,6 +27,9 @@ struct WeightProduct {
   Output x_type;       // kF32, kF16, kBf16; kS8, kU8
   int64_t m, x_pitch;  // in bytes, a multiple of 16
   Weights w;
+  const int32_t*
+      offsets;  // of experts: rows offsets[e] … offsets[e + 1] − 1 of x meet weight e. Null: one weight for all
+  int64_t experts;
   int splits;    // of k
   float* parts;  // above one: [splits][m][n], what they sum up to
   Epilogue epilogue;

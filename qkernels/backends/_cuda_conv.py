@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from qkernels.backends import _cuda_tiles
 from qkernels.device import DeviceArray
 from qkernels.kernel import Conv, Hardware, Kernel, Problem
 from qkernels.weight import padded
 
 TYPES = ("u8s8s32", "s8s8s32", "u8u8s32", "s8u8s32")
 LAYOUT = "nk16"
-SMS, CLOCK, BYTES_US, LAUNCH_US = 132, 1.7e3, 3.5e6, 4.0  # a nominal GPU, as in backends/cuda.py
 
 
 class Row(NamedTuple):
@@ -74,10 +74,11 @@ def _judge(declines: Callable[..., str], row: Row, problem: Problem, hardware: H
     if row.kind == "chunks" and depth % 16:
         return f"{depth} channels of a group, wanted a multiple of 16"
     rows, columns = (int(size) for size in row.tile.split("x")[:2])
-    rounds = -(-conv.pixels // rows) * -(-filters // columns) * conv.groups / SMS
-    macs = conv.pixels * conv.filters * conv.taps / SMS if conv.depthwise else rounds * rows * columns * problem.k
+    gpu = _cuda_tiles.of(hardware.gpu)
+    rounds = -(-conv.pixels // rows) * -(-filters // columns) * conv.groups / gpu.sms
+    macs = conv.pixels * conv.filters * conv.taps / gpu.sms if conv.depthwise else rounds * rows * columns * problem.k
     read = conv.batch * conv.size[1] * conv.size[2] * conv.channels + conv.pixels * conv.filters
-    return LAUNCH_US + max(macs / (row.rate * CLOCK), read / BYTES_US)
+    return gpu.launch_us + max(macs / (gpu.rate("conv", row) * gpu.clock), read / gpu.bytes_us)
 
 
 def _run(

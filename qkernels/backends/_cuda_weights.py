@@ -6,13 +6,13 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from qkernels.backends import _cuda_tiles
 from qkernels.device import DeviceArray
 from qkernels.kernel import Hardware, Kernel, Problem
 from qkernels.weight import padded
 from qkernels.weight_blocks import Blocks
 
 TYPES = {"int32": 0, "float32": 1, "float16": 2, "bfloat16": 3, "int8": 4, "uint8": 5}
-SMS, CLOCK, BYTES_US, LAUNCH_US = 132, 1.7e3, 3.5e6, 4.0  # a nominal GPU, as in backends/cuda.py
 
 
 class DeviceBlocks(NamedTuple):
@@ -56,27 +56,30 @@ def layout_of(bits: int, group: int, groups: int) -> str:
 
 
 def _judge(declines: Callable[..., str], row: Row, op: str, problem: Problem, hardware: Hardware) -> float | str:
-    """Microseconds: tiles over the GPU, or the weights' bytes, whichever takes longer."""
+    """Microseconds: tiles over the GPU, or the weights' bytes, whichever takes longer. Of experts as many have rows as
+    can, and their last tiles are half full."""
     reason = declines(op, problem, hardware, row.first, row.last)
     if reason:
         return reason
     if not problem.layout.startswith("n64k64"):
         return f"reads weights of layout n64k64, not {problem.layout or 'plain ones'}"
     rows, columns = (int(size) for size in row.tile.split("x"))
-    down, across = -(-problem.m // rows), -(-problem.n // columns)
-    chunks = -(-problem.k // 64)
-    splits = max(1, min(2 * SMS // (down * across), chunks // (4 * row.deep))) if row.deep else 1
-    rounds = -(-down * across * splits // SMS)
+    experts = min(int(problem.layout.partition("[")[2][:-1]), problem.m) if "[" in problem.layout else 0
+    down, across = -(-problem.m // rows) + experts // 2, -(-problem.n // columns)
+    chunks, gpu = -(-problem.k // 64), _cuda_tiles.of(hardware.gpu)
+    splits = max(1, min(2 * gpu.sms // (down * across), chunks // (4 * row.deep))) if row.deep and not experts else 1
+    rounds = -(-down * across * splits // gpu.sms)
     macs = rounds * rows * columns * padded(-(-problem.k // splits), 64)
     bits = 4 if "x2" in problem.layout else 8
-    read = down * problem.n * problem.k * bits / 8 / BYTES_US
-    return LAUNCH_US * (1.5 if splits > 1 else 1) + max(macs / (row.rate * CLOCK), read)
+    read = max(down, experts) * problem.n * problem.k * bits / 8 / gpu.bytes_us
+    launches = gpu.launch_us * (1.5 if splits > 1 else 1)
+    return launches + max(macs / (gpu.rate(row.kind, row) * gpu.clock), read)
 
 
 def fill(module: Any, x: DeviceArray, pitch: int, w: DeviceBlocks, out: DeviceArray) -> Any:
     """The module's call, all but what the op puts into its epilogue."""
     call, weights, epilogue = module.WeightProduct(), module.Weights(), module.Epilogue()
-    (call.m, k), n = x.shape, w.blocks.shape[0]
+    (call.m, k), n = x.shape, w.blocks.shape[-2]
     call.x, call.x_type, call.x_pitch = x.pointer, TYPES[x.dtype], pitch
     weights.n, weights.k = n, k
     weights.bits, weights.zero = w.blocks.bits, w.blocks.zero
@@ -93,12 +96,16 @@ def fill(module: Any, x: DeviceArray, pitch: int, w: DeviceBlocks, out: DeviceAr
 def _run(
     module: Callable[[], Any], rearranged: Callable[[DeviceArray], tuple[DeviceArray, int]], index: int,
     x: DeviceArray, w: DeviceBlocks, out: DeviceArray, fields: Callable[[Any, int], None],
+    offsets: DeviceArray | None = None,
 ) -> None:  # fmt: skip
-    """out (m, n), adjacent = the epilogue of x (m, k) · w; fields(epilogue, 0) tells it the rest."""
+    """out (m, n), adjacent = the epilogue of x (m, k) · w; fields(epilogue, 0) tells it the rest. offsets: int32
+    (experts + 1,), of rows that meet a weight of their own each."""
     x, pitch = rearranged(x)
     call, epilogue = fill(module(), x, pitch, w, out)
     fields(epilogue, 0)
     call.epilogue = epilogue
+    if offsets is not None:
+        call.offsets, call.experts = offsets.pointer, offsets.size - 1
     need = module().weight_workspace(index, call, out.device)
     scratch = out.new((need,), "uint8") if need else None
     module().weight_product(index, call, scratch.pointer if scratch else 0, out.stream, out.device)
@@ -118,6 +125,12 @@ def types_of(row: Row) -> tuple[tuple[str, str], ...]:
     )
 
 
+def experts_of(row: Row) -> tuple[str, ...]:
+    """Types of the same products where each row meets the weight of its expert; plain 8-bit weights among them."""
+    types = tuple(types for _, types in types_of(row))
+    return (*types, "s8u8s32") if row.kind == "codes" else types
+
+
 def kernels_of(
     module: Callable[[], Any], declines: Callable[..., str],
     rearranged: Callable[[DeviceArray], tuple[DeviceArray, int]],
@@ -128,5 +141,5 @@ def kernels_of(
             functools.partial(_judge, declines, row, op), functools.partial(_run, module, rearranged, index),
         )
         for index, row in enumerate(ROWS)
-        for op, types in types_of(row)
+        for op, types in (*types_of(row), *(("experts", types) for types in experts_of(row)))
     )  # fmt: skip

@@ -22,9 +22,10 @@ def _wrapped(total: int) -> int:
 
 
 @cuda.jit
-def conv(x: Any, w: Any, w_zero: Any, geometry: Any, out: Any) -> None:
+def conv(x: Any, w: Any, w_zero: Any, pad: Any, geometry: Any, out: Any) -> None:
     """A12: out (pixels, filters) int32. x (n, d, h, w, c), w (filters, d, h, w, c of a group).
-    geometry: out, stride, dilation, before of three axes each, groups, x_zero."""
+    pad (1 …): what stands beside x, x_zero
+    off already. geometry: out, stride, dilation, before of three axes each, groups, x_zero."""
     at = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
     if at >= out.size:
         return
@@ -44,11 +45,20 @@ def conv(x: Any, w: Any, w_zero: Any, geometry: Any, out: Any) -> None:
             h = oh * geometry[4] + kh * geometry[7] - geometry[10]
             for kw in range(w.shape[3]):
                 v = ow * geometry[5] + kw * geometry[8] - geometry[11]
-                if 0 <= d < x.shape[1] and 0 <= h < x.shape[2] and 0 <= v < x.shape[3]:
-                    for c in range(channels):
-                        difference = S64(x[image, d, h, v, first + c]) - x_zero
-                        total += difference * (S64(w[f, kd, kh, kw, c]) - zero)
+                there = 0 <= d < x.shape[1] and 0 <= h < x.shape[2] and 0 <= v < x.shape[3]
+                for c in range(channels):
+                    difference = S64(x[image, d, h, v, first + c]) - x_zero if there else S64(pad[0])
+                    total += difference * (S64(w[f, kd, kh, kw, c]) - zero)
     out[pixel, f] = _wrapped(total)
+
+
+@cuda.jit
+def plain_filters(codes: Any, out: Any, height: int, width: int) -> None:
+    """Depthwise: [kw][⌈kh/4⌉][channels][4] → (channels · kh · kw)."""
+    at = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
+    if at < out.size:
+        v, h, f = at % width, at // width % height, at // (width * height)
+        out[at] = codes[v, h // 4, f, h % 4]
 
 
 @cuda.jit

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from qkernels.backends import _cuda_conv, _cuda_weights
+from qkernels.backends import _cuda_conv, _cuda_tiles, _cuda_weights
 from qkernels.backends._cuda_elementwise import OUTPUTS, Elements, bytes_of
 from qkernels.backends._cuda_elementwise import Found as Found
 from qkernels.device import DeviceArray, item_bytes
@@ -50,7 +50,6 @@ ROWS = (
     Row("128x128", "cuda_sm75", 64, 1, 75, 79, 700.0),
     Row("64x64", "cuda_dp4a", 32, 2, 75, 999, 130.0),
 )
-SMS, CLOCK, BYTES_US, LAUNCH_US = 132, 1.7e3, 3.5e6, 4.0  # a nominal GPU: what costs are estimated for
 
 
 def missing() -> str:
@@ -110,10 +109,12 @@ def _judge(row: Row, problem: Problem, hardware: Hardware) -> float | str:
         return reason
     m, n, k = problem.m, problem.n, problem.k
     tiles = -(-m // row.rows) * -(-n // row.columns)
-    splits = max(1, min(SMS * row.ctas // tiles, k // (4 * row.step)))
-    rounds = -(-tiles * splits // SMS)
+    gpu = _cuda_tiles.of(hardware.gpu)
+    splits = max(1, min(gpu.sms * row.ctas // tiles, k // (4 * row.step)))
+    rounds = -(-tiles * splits // gpu.sms)
     macs = row.rows * row.columns * padded(-(-k // splits), row.step)
-    return LAUNCH_US + rounds * macs / (row.rate * CLOCK) + (m * k + n * k + 4 * m * n) / BYTES_US
+    us = rounds * macs / (gpu.rate("gemm", row) * gpu.clock)
+    return gpu.launch_us + us + (m * k + n * k + 4 * m * n) / gpu.bytes_us
 
 
 # ---------------------------------------------------------------- operands
@@ -333,7 +334,8 @@ def _judge_elementwise(op: str, types: str, problem: Problem, hardware: Hardware
     reason = _declines(op, problem, hardware, 75, 999)
     if reason:
         return reason
-    return LAUNCH_US + problem.m * problem.n * bytes_of(types) / BYTES_US
+    gpu = _cuda_tiles.of(hardware.gpu)
+    return gpu.launch_us + problem.m * problem.n * bytes_of(types) / gpu.bytes_us
 
 
 KERNELS: tuple[Kernel, ...] = (

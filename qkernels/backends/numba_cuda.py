@@ -5,73 +5,17 @@ One element a thread, or a 16 × 16 tile a block: exact, and slow beside csrc/cu
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from qkernels.activations import CURVES
-from qkernels.epilogue import Epilogue
-from qkernels.kernel import Conv, Hardware, Kernel, Multipliers, Problem, Scales
-from qkernels.rounding import ROUNDINGS
+from qkernels.backends import _numba_cuda_conv_rows, _numba_cuda_weight_rows
+from qkernels.backends._numba_cuda_arrays import TYPES, _array, _blocks, _compiled, _kernel, _stream, _zeros
+from qkernels.backends._numba_cuda_arrays import missing as missing
+from qkernels.backends._numba_cuda_epilogue import requantize as _requantize
+from qkernels.kernel import Kernel, Scales
 
-TYPES = ("u8s8s32", "s8s8s32", "u8u8s32", "s8u8s32")
-
-
-def _compiled() -> Any:
-    from qkernels.backends import _numba_cuda as compiled  # imports numba.cuda, and it may not be there
-
-    return compiled
-
-
-def _array(x: Any) -> Any:
-    """What Numba takes for it: a view of the device's memory; in the simulator arrays are NumPy's."""
-    if isinstance(x, np.ndarray):
-        return x
-    from numba import cuda
-
-    item = np.dtype(x.dtype).itemsize
-    return cuda.from_cuda_array_interface(
-        {
-            "shape": x.shape, "strides": tuple(step * item for step in x.strides), "typestr": np.dtype(x.dtype).str,
-            "data": (x.pointer, False), "version": 3,
-        },
-        owner=x.owner,
-    )  # fmt: skip
-
-
-def _zeros(like: Any, shape: tuple[int, ...]) -> Any:
-    return np.zeros(shape, np.int32) if isinstance(like, np.ndarray) else like.constant(0, "int32", shape)
-
-
-def _new(like: Any, shape: tuple[int, ...], dtype: str) -> Any:
-    return np.empty(shape, dtype) if isinstance(like, np.ndarray) else like.new(shape, dtype)
-
-
-def _constant(like: Any, values: Any, dtype: str) -> Any:
-    array = np.asarray(values, dtype)
-    return array if isinstance(like, np.ndarray) else like.constant(array, dtype, array.shape)
-
-
-def _full(like: Any, value: int, shape: tuple[int, ...]) -> Any:
-    return np.full(shape, value, np.int32) if isinstance(like, np.ndarray) else like.constant(value, "int32", shape)
-
-
-def _bits(x: Any) -> Any:
-    """float32 as int32."""
-    return x.view(np.int32) if isinstance(x, np.ndarray) else x._replace(dtype="int32")
-
-
-def _halves(x: Any) -> Any:
-    """bfloat16 as uint16."""
-    return x.view(np.uint16) if isinstance(x, np.ndarray) else x._replace(dtype="uint16")
-
-
-def _stream(x: Any) -> Any:
-    from numba import cuda
-
-    return 0 if isinstance(x, np.ndarray) else cuda.external_stream(x.stream)
+run_pointwise = _numba_cuda_conv_rows.run_pointwise
 
 
 def _gemm(a: Any, w: Any, out: Any, a_zero: Any, w_zero: Any) -> None:
@@ -84,28 +28,11 @@ def _gemm(a: Any, w: Any, out: Any, a_zero: Any, w_zero: Any) -> None:
     kernels.gemm[grid, (tile, tile), _stream(out)](*map(_array, (a, w, out, a_zero, w_zero)))
 
 
-def _blocks(x: Any, threads: int) -> int:
-    return -(-int(np.prod(x.shape)) // threads)
-
-
 def _quantize(x: Any, by: Scales, limits: tuple[int, int], out: Any) -> None:
     kernels = _compiled()
     zero = _zeros(out, by.scale.shape) if by.zero is None else by.zero
     kernels.quantize[_blocks(x, kernels.THREADS), kernels.THREADS, _stream(out)](
         _array(x), _array(by.scale), _array(zero), by.repeat, by.group, *limits, _array(out)
-    )
-
-
-def _requantize(acc: Any, by: Multipliers, limits: tuple[int, int], out: Any) -> None:
-    kernels = _compiled()
-    e, bias, zero = (_zeros(out, by.m.shape) if v is None else v for v in (by.e, by.bias, by.zero))
-    kernels.requantize[_blocks(acc, kernels.THREADS), kernels.THREADS, _stream(out)](
-        *map(_array, (acc, by.m, e, bias, zero)),
-        by.repeat,
-        by.group,
-        ROUNDINGS.index(by.rounding),
-        *limits,
-        _array(out),
     )
 
 
@@ -166,72 +93,10 @@ def scales_of_extremes(
     )  # fmt: skip
 
 
-def _conv(x: Any, w: Any, conv: Conv, out: Any, x_zero: int, by: Epilogue) -> None:
-    from qkernels.backends import _numba_cuda_conv as kernels
-
-    threads = _compiled().THREADS
-    grid = _blocks(out, threads), threads, _stream(out)
-    acc = out if by.out == "int32" else _new(out, out.shape, "int32")
-    w_zero = _zeros(out, (conv.filters,)) if by.w_zero is None else by.w_zero
-    geometry = _constant(out, [*conv.out, *conv.stride, *conv.dilation, *conv.before, conv.groups, x_zero], "int64")
-    kernels.conv[grid](*map(_array, (x, w, w_zero, geometry, acc)))
-    float_bias = by.bias is not None and str(by.bias.dtype) == "float32"
-    if by.bias is not None and not float_bias:
-        kernels.add_bias[grid](_array(acc), _array(by.bias))
-    if by.out == "int32":
-        return
-    coded = by.residual is not None and str(by.residual.dtype) != "float32"
-    has = kernels.BIAS * float_bias + kernels.RESIDUAL * (by.residual is not None) + kernels.CODED * coded
-    nothing = _zeros(out, (1, conv.filters))
-    residual = _array(nothing if by.residual is None else by.residual)
-    of_residual = residual, has, by.residual_scale, by.residual_zero
-    if not by.is_float:
-        if by.residual is not None:
-            kernels.joined[grid](_array(acc), _array(by.m), *of_residual, by.zero, *by.limits, _array(out))
-        else:
-            zero = _full(out, by.zero, by.m.shape)
-            _requantize(acc, Multipliers(by.rounding, by.m, by.e, None, zero, 1, 1), by.limits, out)
-        return
-    act, ends = kernels.NONE, (0.0, 0.0)
-    if isinstance(by.activation, str):
-        act = kernels.GELU + CURVES.index(by.activation)
-    elif by.activation is not None:
-        act, ends = kernels.CLAMP, by.activation
-    bias = _array(by.bias if float_bias else nothing)
-    target = _new(out, out.shape, "float32") if by.out == "bfloat16" else out
-    kernels.floats[grid](
-        *map(_array, (acc, by.a_scale, by.w_scale)), bias, *of_residual, act, *ends, _array(target)
-    )  # fmt: skip
-    if by.out == "bfloat16":
-        kernels.bfloats[grid](_array(_bits(target)), _array(_halves(out)))
-
-
-def missing() -> str:
-    return (
-        "" if importlib.util.find_spec("numba") and importlib.util.find_spec("numba.cuda") else "numba is not installed"
-    )
-
-
-def _judge(op: str, types: str, problem: Problem, hardware: Hardware) -> float | str:
-    if problem.op != op or problem.types != types:
-        return f"is for {op} {types}"
-    if not problem.device:
-        return "is for arrays on a GPU"
-    if "numba" not in hardware.cpu:
-        return "numba is not installed"
-    return missing() or 100 + 2 * problem.m * problem.n * problem.k / 1e6
-
-
-def _kernel(op: str, types: str, layout: str, run: Callable[..., None]) -> Kernel:
-    def judge(problem: Problem, hardware: Hardware) -> float | str:
-        return _judge(op, types, problem, hardware)
-
-    return Kernel(f"{op}_{types}_numba_cuda", op, types, "numba_cuda", layout, judge, run)
-
-
 KERNELS: tuple[Kernel, ...] = (
     *(_kernel("gemm", types, "nk16", _gemm) for types in TYPES),
-    *(_kernel("conv", types, "", _conv) for types in TYPES),
+    *_numba_cuda_conv_rows.KERNELS,
+    *_numba_cuda_weight_rows.KERNELS,
     *(_kernel("quantize", f"f32{code}", "", _quantize) for code in ("s8", "u8")),
     *(_kernel("requantize", f"s32{code}", "", _requantize) for code in ("s8", "u8")),
     *(_kernel("dequantize", f"{code}f32", "", _dequantize) for code in ("s8", "u8")),

@@ -11,10 +11,11 @@ from qkernels import dispatch, verbose
 from qkernels.activations import CLAMPS
 from qkernels.arrays import as_array, as_float32, float_name, is_torch, library_of
 from qkernels.bounds import S32_MAX
-from qkernels.device import is_on_device
+from qkernels.device import is_on_device, same_device
 from qkernels.dtypes import FLOAT_TYPES
-from qkernels.ops import fused
-from qkernels.ops.linear import COMPUTE, Call, epilogue_of_floats, linear, pack_linear, part_of_floats
+from qkernels.kernel import Problem
+from qkernels.ops import experts_on_device, fused
+from qkernels.ops.linear import COMPUTE, Call, _check_compute, epilogue_of_floats, linear, pack_linear, part_of_floats
 from qkernels.ops.linear import OP as LINEAR
 from qkernels.tensor import QTensor
 from qkernels.weight import PackedLinear
@@ -29,22 +30,24 @@ def grouped_linear(x: Any, weight: Any, offsets: Any, bias: Any = None, **epilog
 
     x        (tokens, k): floats or a QTensor, rows sorted by expert
     weight   (e, n, k): QTensor or what `pack_linear` made of it; each expert's bytes are read once
-    offsets  (e + 1,) integers, from 0 to tokens, never falling; an expert may have no rows
+    offsets  (e + 1,) integers, from 0 to tokens, never falling; an expert may have no rows. Of an x on a GPU they may
+             lie there: then nobody waits to read and check them, and rows of no expert are left as they were
     bias     (e, n), as `linear` takes each row of it
     The rest is `linear`'s: activation, residual (tokens, n), out_scale, out_zero_point, out_dtype, rounding, compute,
     out.
     Raises  TypeError, ValueError as `linear`, and for offsets that do not divide the rows.
     """
+    if experts_on_device.wanted(x):
+        x, packed = _checked(x, weight)
+        return experts_on_device.run(_call_on_device(x, packed, offsets, bias, epilogue))
+    if type(offsets) is not np.ndarray:
+        same_device(OP, x=x, offsets=offsets)
     result = _short(x, weight, offsets, bias, **epilogue)
     if result is not None:
         return result
-    packed = _experts(weight)
+    x, packed = _checked(x, weight)
     sizes: Any = packed.shape
-    experts, n, k = sizes
-    if not hasattr(x, "shape"):
-        x = np.asarray(x)
-    if len(x.shape) != 2 or x.shape[1] != k:
-        raise ValueError(f"{OP}: x has shape {tuple(x.shape)}, wanted (tokens, {k}) for a weight {sizes}")
+    experts, n, _ = sizes
     tokens = x.shape[0]
     ends = _offsets(offsets, experts, tokens)
     if bias is not None and tuple(getattr(bias, "shape", ())) != (experts, n):
@@ -131,6 +134,37 @@ def _one_by_one(
     if out is not None:
         return out if not isinstance(parts[0], QTensor) else _joined(parts)
     return _joined(parts)
+
+
+def _problem_of(x: Any, weight: Any, offsets: Any, bias: Any = None, **epilogue: Any) -> Problem | str:
+    x, packed = _checked(x, weight)
+    if experts_on_device.wanted(x):
+        return _call_on_device(x, packed, offsets, bias, epilogue).problem()
+    return "linear's kernels, for all experts at once where they can: explain(linear, …) says which"
+
+
+grouped_linear.problem_of = _problem_of  # type: ignore[attr-defined]
+
+
+def _call_on_device(x: Any, packed: PackedLinear, offsets: Any, bias: Any, wishes: dict[str, Any]) -> Any:
+    experts = packed.shape[0]
+    if not is_on_device(offsets):
+        offsets = np.array(_offsets(offsets, experts, x.shape[0]), np.int32)
+    try:
+        _check_compute(wishes.get("compute", "int8"))
+        return experts_on_device.check(x, packed, offsets, bias, **wishes)
+    except (TypeError, ValueError) as error:
+        raise type(error)(str(error).replace("linear:", f"{OP}:", 1)) from None
+
+
+def _checked(x: Any, weight: Any) -> tuple[Any, PackedLinear]:
+    packed = _experts(weight)
+    k = packed.shape[-1]
+    if not hasattr(x, "shape"):
+        x = np.asarray(x)
+    if len(x.shape) != 2 or x.shape[1] != k:
+        raise ValueError(f"{OP}: x has shape {tuple(x.shape)}, wanted (tokens, {k}) for a weight {packed.shape}")
+    return x, packed
 
 
 def _experts(weight: Any) -> PackedLinear:

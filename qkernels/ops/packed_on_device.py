@@ -1,4 +1,5 @@
-"""linear on a GPU with weights that stay packed there: real activations (`compute`, A11), and groups along k (A10).
+"""linear on a GPU with weights that stay packed there: real activations (`compute`, A11), groups along k (A10); and
+what grouped_linear shares with it.
 
 The weight is laid out for the tensor cores once (docs/layouts.md n64k64), brought to the device, and stays with the
 packed weight. Floats meet it as they are, or quantized row by row to int8, as `compute` says.
@@ -9,6 +10,8 @@ from __future__ import annotations
 import math
 from typing import Any
 from weakref import WeakKeyDictionary
+
+import numpy as np
 
 from qkernels import dispatch
 from qkernels.activations import clamp_codes
@@ -35,6 +38,11 @@ def takes(x: Any, weight: Any, compute: Any) -> bool:
     return compute != "int8" or weight.group_size is not None
 
 
+def sums_are_integers(packed: PackedLinear) -> bool:
+    """Of int8 activations: all of k is one integer sum. Two-level scales, or no groups at all."""
+    return packed._rest[4] is not None or packed.group_size is None
+
+
 def weight_on(beside: DeviceArray, packed: PackedLinear, order: str) -> Any:
     """The weight on the device of `beside`, its codes in the order that products of halves, or of bytes, want."""
     there = _brought.setdefault(packed, {})
@@ -45,7 +53,7 @@ def weight_on(beside: DeviceArray, packed: PackedLinear, order: str) -> Any:
         def brought(values: Any, dtype: str) -> Any:
             return None if values is None else beside.constant(values.view(dtype), dtype, values.shape)
 
-        integers = order == "bytes" and blocks.factors is not None
+        integers = order == "bytes" and sums_are_integers(packed)
         kind = blocks.scales.dtype.name
         there[key] = dispatch.DeviceBlocks(
             blocks._replace(codes=None, scales=None, zeros=None, factors=None),  # type: ignore[arg-type]
@@ -61,17 +69,23 @@ def weight_on(beside: DeviceArray, packed: PackedLinear, order: str) -> Any:
 class Call:
     """linear(x, weight, …), checked."""
 
+    offsets: DeviceArray | None = None  # of experts
+
     def __init__(self, x: Any, packed: PackedLinear, wishes: fused.Wishes, bias: Any, residual: Any, compute: str):
         self.x, self.packed, self.wishes, self.bias, self.residual = view(x), packed, wishes, bias, residual
         self.compute = compute
-        self.n, self.k = packed.shape
+        self.n, self.k = packed.shape[-2:]
         self.m = math.prod(self.x.shape[:-1])
         self.order = "bytes" if compute == "int8" else "halves"
 
     @property
     def integers(self) -> bool:
-        """Two-level scales: all of k is one integer sum."""
-        return self.compute == "int8" and self.packed._rest[4] is not None
+        return self.compute == "int8" and sums_are_integers(self.packed)
+
+    def column_scales(self) -> DeviceArray:
+        """Of integer sums, one for each column of each expert."""
+        scales = [self.packed.columns(e).scale for e in range(len(self.packed.parts))]
+        return self.x.constant(np.stack(scales), "float32", (len(scales), self.n))
 
     def problem(self) -> Problem | str:
         if 0 in (self.m, self.n, self.k):
@@ -79,10 +93,13 @@ class Call:
         blocks = weight_on(self.x, self.packed, self.order).blocks
         layout = dispatch.layout_on_device(blocks.bits, blocks.group, blocks.groups)
         if self.compute == "int8":
-            types = f"s8u{blocks.bits}{'s32' if self.integers else 'f32'}"
-            return problem_on(self.x, OP, types, self.m, self.n, self.k, layout)
-        types = f"{LETTERS[self.x.dtype]}u{blocks.bits}{'f32' if self.compute == 'float32' else 'bf16'}"
-        return problem_on(self.x, "weight_only", types, self.m, self.n, self.k, layout)
+            op, types = OP, f"s8u{blocks.bits}{'s32' if self.integers else 'f32'}"
+        else:
+            op = "weight_only"
+            types = f"{LETTERS[self.x.dtype]}u{blocks.bits}{'f32' if self.compute == 'float32' else 'bf16'}"
+        if self.offsets is not None:
+            op, layout = "experts", f"{layout}[{len(self.packed.parts)}]"
+        return problem_on(self.x, op, types, self.m, self.n, self.k, layout)
 
 
 def check(
@@ -92,7 +109,7 @@ def check(
     found = view(x)
     if found.dtype not in FLOATS:
         raise TypeError(f"{OP}: x has dtype {found.dtype}, wanted {listed(FLOATS)} on a GPU")
-    n, k = packed.shape
+    n, k = packed.shape[-2:]
     if not found.shape or found.shape[-1] != k:
         raise ValueError(f"{OP}: x has shape {found.shape}, weight has k={k} (shape {packed.shape})")
     why = refuses(packed.unpack())
@@ -109,11 +126,11 @@ def check(
     if there:
         check_bias(bias, n, quantized=False)
     call = Call(x, packed, wishes, bias if there else wishes.bias, residual, compute)
-    _check_result(call)
+    check_result(call)
     return call
 
 
-def _check_result(call: Call) -> None:
+def check_result(call: Call) -> None:
     wishes, residual = call.wishes, call.residual
     if wishes.kind == "codes" and not call.integers:
         why = f"compute={call.compute!r}" if call.compute != "int8" else "weight has groups along k, which"
@@ -127,7 +144,8 @@ def _check_result(call: Call) -> None:
         if found.shape != wishes.shape or found.dtype not in FLOATS:
             raise ValueError(f"{OP}: residual is {found.dtype} {found.shape}, wanted floats {wishes.shape}")
     if call.integers:
-        check_columns(OP, (-127, 127), call.k, call.packed.columns(), None, None)
+        for expert in range(len(call.packed.parts)):
+            check_columns(OP, (-127, 127), call.k, call.packed.columns(expert), None, None)
 
 
 def run(call: Call) -> Any:
@@ -142,9 +160,9 @@ def run(call: Call) -> Any:
     rows, scale = x.whole().shaped(m, k), None
     if call.compute == "int8":
         rows, scale = _quantized(rows, m, k)
-    bias = None if call.bias is None else x.constant(call.bias, "float32", (n,))
+    bias = None if call.bias is None else x.constant(call.bias, "float32", (*call.packed.shape[:-2], n))
     residual = None if call.residual is None else view(call.residual, x).whole()
-    columns = x.constant(call.packed.columns().scale, "float32", (n,)) if call.integers else None
+    columns = call.column_scales() if call.integers else None
 
     def fields(epilogue: Any, first: int) -> None:
         if scale is not None:
@@ -157,7 +175,8 @@ def run(call: Call) -> Any:
             epilogue.residual, epilogue.residual_type = residual.pointer, dispatch.types_on_device[residual.dtype]
         _ends(epilogue, wishes)
 
-    dispatch.choose(problem).run(rows, weight, out.shaped(m, n), fields)
+    experts = () if call.offsets is None else (call.offsets,)
+    dispatch.choose(problem).run(rows, weight, out.shaped(m, n), fields, *experts)
     if wishes.kind == "float":
         return out.owner
     return of_codes(out, wishes)
