@@ -132,7 +132,7 @@ class Worker {
   std::atomic<State> state_{kIdle};
   std::atomic<bool> asleep_{false};
   std::atomic<pid_t> thread_{0};
-  std::atomic<int> cpu_{-1};     // where it spins
+  std::atomic<int> cpu_{-1};         // where it spins
   cpu_set_t allowed_, chosen_ = {};  // of the thread; chosen: without its giver's CPU
   std::mutex mutex_;
   std::condition_variable wake_;
