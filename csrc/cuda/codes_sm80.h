@@ -111,7 +111,7 @@ codes_sm80(QK_ARGUMENT WeightProduct p) {
   const bool there = panel * 16 < p.w.n;
 
   Loader<Tile::kRows, 64, Tile::kThreads> x_loader(static_cast<const uint8_t*>(p.x), p.x_pitch, row, rows.end, 0,
-                                                 p.w.k);
+                                                   p.w.k);
   PanelLoader<Tile> w_loader(p.w, rows.expert, column);
   const auto fill = [&](int step) {
     const uint32_t stage = shared + step % Tile::kStages * Tile::kStageBytes;

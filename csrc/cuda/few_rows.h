@@ -39,7 +39,8 @@ few_rows(QK_ARGUMENT WeightProduct p) {
   const RowRange rows = rows_of<kFewRows>(p, ptx::block_y());
   if (rows.first >= rows.end) return;
   const int64_t first_row = rows.first, units = p.w.group / 32;
-  const int64_t pitch = p.x_pitch / (kType == kF32 ? 4 : 2), scale_at = rows.expert * places(p.w) + g * 8 + panel % 4 * 2;
+  const int64_t pitch = p.x_pitch / (kType == kF32 ? 4 : 2),
+                scale_at = rows.expert * places(p.w) + g * 8 + panel % 4 * 2;
   Kept y[kFewRows][2];
   QK_NO_UNROLL
   for (int64_t chunk = warp; chunk < chunks; chunk += 8) {

@@ -210,8 +210,8 @@ halves_sm80(QK_ARGUMENT WeightProduct p) {
   const int mine = first_column < p.w.n && end > begin ? int(end - begin) : 0;
 
   RowsLoader<Tile> rows(p, of, first, each, last);
-  const uint8_t* codes = p.w.codes + of.expert * code_bytes(p.w) +
-                         ((block * chunks + begin) * 4 + panel) * Tile::kPanelBytes + lane * 16;
+  const uint8_t* codes =
+      p.w.codes + of.expert * code_bytes(p.w) + ((block * chunks + begin) * 4 + panel) * Tile::kPanelBytes + lane * 16;
   const uint32_t own = Tile::kXBytes + warp * Tile::kWarpBytes + lane * 16;
   const auto fill = [&](int step) {
     const uint32_t stage = shared + step % Tile::kStages * Tile::kStageBytes;
