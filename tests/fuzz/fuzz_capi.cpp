@@ -356,7 +356,8 @@ struct Session {
     a.x = memory.block(reach(from, a.x_step)), a.out = memory.block(reach(to, a.out_step));
     a.count_outside = in.small(0, 1), a.scale = real(), a.out_scale = real();
     a.zero = point(a.type), a.out_zero = point(a.type);
-    limit(double(a.window[0]) * double(a.window[1]) * double(a.images) * double(a.channels) * double(pixels));
+    const double each = op == 2 ? double(a.height) * double(a.width) : double(a.window[0]) * double(a.window[1]);
+    limit(each * double(a.images) * double(a.channels) * double(pixels));
     if (op == 2) finish(a, qk_global_avg_pool_workspace, qk_global_avg_pool);
     else no_workspace(a, op == 0 ? qk_max_pool : qk_avg_pool);
   }
