@@ -1,15 +1,7 @@
 // As cuda_trial.cpp, of products with packed weights. All numbers are small integers and powers of two, so that sums of
 // halves are exact too, and any difference is a bug.
 #include <algorithm>
-#include <cstdio>
-#include <cstdlib>
-#include <random>
-#include <vector>
-
-extern int qk_mutant;
-int qk_mutant = 0;
-
-#include FAMILY
+#include "cuda_room.h"
 
 using namespace qk;
 using namespace qk::cuda;
@@ -37,17 +29,6 @@ const Trial kTrials[] = {
 };
 #endif
 
-// Memory of one trial: kernels may touch it, and nothing else.
-std::vector<void*> rooms;
-template <class T>
-T* room(int64_t count, bool writeable = false) {
-  const int64_t bytes = (count * int64_t(sizeof(T)) + 15) / 16 * 16;
-  auto* memory = static_cast<uint8_t*>(std::aligned_alloc(16, bytes));
-  rooms.push_back(memory);
-  emulator::machine.regions.push_back({memory, memory + bytes, writeable});
-  return reinterpret_cast<T*>(memory);
-}
-
 // docs/layouts.md n64k64: where the code of column n, k lies.
 void place(uint8_t* codes, int bits, bool bytes, int64_t chunks, int n, int k, int code) {
   const int q = bytes ? k % 16 / 4 : k % 8 / 2, t = bytes ? k % 4 : k % 2 * 2 + k / 8 % 2, step = k / 16 % 4;
@@ -65,32 +46,29 @@ int64_t of_group(int n, int64_t groups, int64_t group) {
 extern "C" int trial(int which, int m, int n, int k, int, unsigned seed, char* message, long* conflicts) {
   const Trial& kind = kTrials[which];
   std::mt19937 random(seed);
-  emulator::machine.regions.clear();
-  emulator::machine.counters = {};
-  emulator::machine.seed = seed;
-  for (void* memory : rooms) std::free(memory);
-  rooms.clear();
+  lab::begin(seed);
   WeightProduct p = {};
   Weights& w = p.w;
   w.n = n, w.k = k, w.bits = kind.bits, w.group = 32 << seed % 3, w.groups = ceil_to(k, w.group);
-  const int64_t blocks = w.blocks(), chunks = w.chunks(), item = kind.bytes ? 1 : 2, experts = kind.experts ? kind.experts : 1;
+  const int64_t blocks = w.blocks(), chunks = w.chunks(), item = kind.bytes ? 1 : 2,
+                experts = kind.experts ? kind.experts : 1;
   const int64_t each = blocks * w.groups * 64, places = each * experts, code_bytes = blocks * chunks * 512 * kind.bits;
   p.m = m, p.x_pitch = (k * item + 15) / 16 * 16, p.splits = kind.bytes || kind.experts ? 1 : 1 + seed / 2 % 2;
-  auto* x = room<uint8_t>(m * p.x_pitch);
+  auto* x = lab::room<uint8_t>(m * p.x_pitch);
   for (int64_t i = 0; i < m * p.x_pitch; ++i) x[i] = uint8_t(random());  // behind k as well: NaNs among them
-  auto* codes = room<uint8_t>(code_bytes * experts);
+  auto* codes = lab::room<uint8_t>(code_bytes * experts);
   for (int64_t i = 0; i < code_bytes * experts; ++i) codes[i] = 0;
-  auto* offsets = room<int32_t>(experts + 1);  // of many experts most have no rows
-  for (int e = 0; e <= experts; ++e) offsets[e] = e == experts ? m : e ? std::min(m, offsets[e - 1] + int(random() % (experts > 9 ? 2 : m))) : 0;
-  auto* scales = room<float>(places);
-  auto *zeros = room<uint8_t>(places), *factors = room<uint8_t>(places);
+  auto* offsets = lab::room<int32_t>(experts + 1);  // of many experts most have no rows
+  for (int e = 0; e <= experts; ++e)
+    offsets[e] = e == experts ? m : e ? std::min(m, offsets[e - 1] + int(random() % (experts > 9 ? 2 : m))) : 0;
+  auto* scales = lab::room<float>(places);
+  auto *zeros = lab::room<uint8_t>(places), *factors = lab::room<uint8_t>(places);
   for (int64_t i = 0; i < places; ++i) {
     scales[i] = random() % 2 ? 1.0f : 0.5f;
     zeros[i] = random() % 8;
     factors[i] = 1 + random() % 16;
   }
   std::vector<double> sums(size_t(m) * n);
-  std::vector<int> left(k);
   for (int i = 0; i < m; ++i)
     for (int at = 0; at < k; ++at) {
       const int value = int(random() % 9) - 4;
@@ -115,24 +93,23 @@ extern "C" int trial(int which, int m, int n, int k, int, unsigned seed, char* m
         const double weight = (code - zeros[group]) * double(kind.integers ? factors[group] : scales[group]);
         for (int i = offsets[expert]; i < offsets[expert + 1]; ++i) sums[size_t(i) * n + j] += x_at(i, at) * weight;
       }
-  auto* bias = room<float>(experts * n);
+  auto* bias = lab::room<float>(experts * n);
   for (int i = 0; i < experts * n; ++i) bias[i] = float(random() % 9);
   if (kind.experts)
     for (int expert = 0; expert < experts; ++expert)
       for (int i = offsets[expert]; i < offsets[expert + 1]; ++i)
         for (int j = 0; j < n; ++j) sums[size_t(i) * n + j] += bias[expert * n + j];
-  auto* out = room<float>(int64_t(m) * n, true);  // of integers as well
+  auto* out = lab::room<float>(int64_t(m) * n, true);  // of integers as well
   for (int64_t i = 0; i < int64_t(m) * n; ++i) out[i] = 7e7f;
   p.x = x, p.x_type = kind.bytes ? kS8 : kind.bfloat ? kBf16 : kF16;
   w.codes = codes, w.scale_type = kF32, w.zeros = zeros;
   (kind.integers ? reinterpret_cast<const void*&>(w.factors) : w.scales) =
       kind.integers ? static_cast<const void*>(factors) : scales;
-  p.parts = p.splits > 1 ? room<float>(int64_t(m) * n * p.splits, true) : nullptr;
+  p.parts = p.splits > 1 ? lab::room<float>(int64_t(m) * n * p.splits, true) : nullptr;
   Epilogue& e = p.epilogue;
   if (kind.experts) p.offsets = offsets, p.experts = experts, e.float_bias = bias;
   e.m = m, e.n = n, e.k = k, e.output = kind.integers ? kS32 : kF32, e.out = out, e.out_row = n;
-  int result = 0;
-  try {
+  const int result = lab::verdict(message, [&] {
     kind.run(p, nullptr);
     for (int64_t i = 0; i < int64_t(m) * n; ++i) {
       double got = kind.integers ? double(reinterpret_cast<int32_t*>(out)[i]) : double(out[i]);
@@ -140,15 +117,10 @@ extern "C" int trial(int which, int m, int n, int k, int, unsigned seed, char* m
         got = 0;
         for (int split = 0; split < p.splits; ++split) got += p.parts[int64_t(split) * m * n + i];
       }
-      if (!(got == sums[i])) result = 1;
+      if (!(got == sums[i])) return false;
     }
-  } catch (const std::exception& error) {
-    snprintf(message, 400, "%s", error.what());
-    result = 2;
-  }
-  *conflicts = 0;
-  for (const char* loop : {"ldmatrix", "cp.async", "ld.shared.16"}) *conflicts += emulator::machine.counters.conflicts[loop];
+    return true;
+  });
+  *conflicts = lab::conflicts_of({"ldmatrix", "cp.async", "ld.shared.16"});
   return result;
 }
-
-extern "C" void plant(int mutant) { qk_mutant = mutant; }
