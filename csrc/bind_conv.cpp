@@ -6,16 +6,13 @@
 #include "cpu/conv.h"
 #include "cpu/threads.h"
 #include "linear.h"
+#include "require.h"
 #include "views.h"
 
 namespace py = pybind11;
 
 namespace qk {
 namespace {
-
-void require(bool good, const char* what) {
-  if (!good) throw py::value_error(what);
-}
 
 constexpr idx kMost = idx(1) << 31;  // of every number of a geometry: no index can overflow
 

@@ -6,16 +6,13 @@
 
 #include "cpu/pooling.h"
 #include "cpu/threads.h"
+#include "require.h"
 #include "views.h"
 
 namespace py = pybind11;
 
 namespace qk {
 namespace {
-
-void require(bool good, const char* what) {
-  if (!good) throw py::value_error(what);
-}
 
 py::list pool_rows() {
   py::list result;

@@ -3,16 +3,13 @@
 
 #include "cpu/threads.h"
 #include "cpu/topk.h"
+#include "require.h"
 #include "views.h"
 
 namespace py = pybind11;
 
 namespace qk {
 namespace {
-
-void require(bool good, const char* what) {
-  if (!good) throw py::value_error(what);
-}
 
 bool is_result(const py::array& array, idx rows, idx k, idx bytes) {
   const View v = view_of(array.ptr());

@@ -18,6 +18,7 @@
 #include "fast_conv.h"
 #include "fast_elements.h"
 #include "linear.h"
+#include "require.h"
 #include "views.h"
 
 #ifndef QK_MODULE
@@ -62,10 +63,6 @@ py::dict features() {
   const Features found = cpu_features();
   for (int i = 0; i < found.count; ++i) result[found.list[i].name] = found.list[i].present;
   return result;
-}
-
-void require(bool good, const char* what) {
-  if (!good) throw py::value_error(what);
 }
 
 void gemm(int index, const py::array& a, const py::object& b, const py::array& out, const py::object& a_zero,

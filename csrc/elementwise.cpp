@@ -10,6 +10,7 @@
 #include "cpu/elements.h"
 #include "cpu/features.h"
 #include "cpu/threads.h"
+#include "require.h"
 
 namespace py = pybind11;
 
@@ -17,10 +18,6 @@ namespace qk {
 namespace {
 
 constexpr idx kReleaseElements = 1 << 14;  // smaller jobs end before another thread could have begun
-
-void require(bool good, const char* what) {
-  if (!good) throw py::value_error(what);
-}
 
 py::list elementwise_rows() {
   py::list result;

@@ -12,6 +12,7 @@
 #include "fast_arrays.h"
 #include "fast_call.h"
 #include "linear.h"
+#include "require.h"
 #include "views.h"
 
 namespace py = pybind11;
@@ -20,10 +21,6 @@ namespace qk {
 namespace {
 
 constexpr const char* kExpertsName = "qkernels.packed_experts";
-
-void require(bool good, const char* what) {
-  if (!good) throw py::value_error(what);
-}
 
 constexpr idx kKnown = 64;
 
@@ -175,16 +172,6 @@ const float* plain_rows(PyObject* object, View& v, idx rows, idx columns) {
              : nullptr;
 }
 
-bool read_clamp(PyObject* object, Epilogue& e) {
-  if (object == Py_None) return true;
-  if (!PyTuple_CheckExact(object) || PyTuple_GET_SIZE(object) != 2) return false;
-  PyObject *low = PyTuple_GET_ITEM(object, 0), *high = PyTuple_GET_ITEM(object, 1);
-  if (!PyFloat_CheckExact(low) || !PyFloat_CheckExact(high)) return false;
-  e.clamps = true;
-  e.clamp_low = float(PyFloat_AS_DOUBLE(low)), e.clamp_high = float(PyFloat_AS_DOUBLE(high));
-  return true;
-}
-
 // Where rows of x begin, and after the last expert end: int64, adjacent, or null.
 const int64_t* offsets_of(PyObject* object, idx count) {
   if (!is_exact_array(object)) return nullptr;
@@ -203,7 +190,7 @@ PyObject* fast_experts(PyObject*, PyObject* const* args, Py_ssize_t given) {
   Epilogue e = {};
   e.type = Written::f32;
   if (!w || kind_of(args[0], x) != kF32 || x.dims != 2 || x.shape[0] < 1 || x.shape[1] != w->k ||
-      !read_clamp(args[4], e))
+      !set_clamp(e, args[4]))
     return decline();
   const idx m = x.shape[0], n = w->n, count = idx(w->experts.size());
   const int64_t* const offsets = offsets_of(args[2], count + 1);

@@ -158,23 +158,12 @@ struct Call {
   }
 };
 
-// activation: None, or a tuple (lowest, highest), as Python has checked it
-bool set_activation(Epilogue& e, PyObject* activation) {
-  if (activation == Py_None) return true;
-  if (!PyTuple_CheckExact(activation) || PyTuple_GET_SIZE(activation) != 2) return false;
-  PyObject *low = PyTuple_GET_ITEM(activation, 0), *high = PyTuple_GET_ITEM(activation, 1);
-  if (!PyFloat_CheckExact(low) || !PyFloat_CheckExact(high)) return false;
-  e.clamps = true;
-  e.clamp_low = float(PyFloat_AS_DOUBLE(low)), e.clamp_high = float(PyFloat_AS_DOUBLE(high));
-  return true;
-}
-
 PyObject* fast_linear(PyObject*, PyObject* const* args, Py_ssize_t count) {
   Call call;
   Epilogue e = {};
   e.type = Written::f32;
   if (count != 5 || !call.reads(args[0], args[1]) || call.kind != kOfFloats || !call.reads_bias(args[2], e) ||
-      !set_activation(e, args[3]) || !call.takes_out(args[4], true))
+      !set_clamp(e, args[3]) || !call.takes_out(args[4], true))
     return call.give_up();
   e.out = call.out.data, e.out_row = call.n, e.w_scale = call.handle->scale;
   return call.run(call.gemm(), e, reinterpret_cast<const float*>(call.x.data));
@@ -184,7 +173,7 @@ PyObject* fast_codes(PyObject*, PyObject* const* args, Py_ssize_t count) {
   Call call;
   Epilogue e = {};
   if (count != 9 || !call.reads(args[0], args[1]) || call.kind == kOfFloats || !call.reads_bias(args[2], e) ||
-      !set_activation(e, args[3]))
+      !set_clamp(e, args[3]))
     return call.give_up();
   PyObject *scale = args[5], *out_scale = args[7];
   if (!is_exact_array(scale) || !is_float32(scale) || !PyLong_CheckExact(args[6]) || !PyLong_CheckExact(args[8]))

@@ -7,6 +7,7 @@
 #include "cpu/features.h"
 #include "cpu/threads.h"
 #include "linear.h"
+#include "require.h"
 #include "views.h"
 
 namespace py = pybind11;
@@ -15,10 +16,6 @@ namespace qk {
 namespace {
 
 constexpr const char* kPackedInt4 = "qkernels.packed_int4";
-
-void require(bool good, const char* what) {
-  if (!good) throw py::value_error(what);
-}
 
 py::list int4_rows() {
   py::list result;

@@ -5,16 +5,13 @@
 
 #include "cpu/linear.h"
 #include "cpu/threads.h"
+#include "require.h"
 #include "views.h"
 
 namespace py = pybind11;
 
 namespace qk {
 namespace {
-
-void require(bool good, const char* what) {
-  if (!good) throw py::value_error(what);
-}
 
 template <int N>
 int index_of(const py::handle& name, const char* const (&names)[N], const char* what) {

@@ -17,6 +17,17 @@ void add_fast_linear(PyObject* module);       // fast_linear.cpp: the short one,
 void add_experts(pybind11::module_& module);  // experts.cpp: mixtures of experts
 void add_int4(pybind11::module_& module);     // int4.cpp: 4- and 2-bit weights, 8-bit ones with groups
 
+// None, or (lowest, highest), as Python has checked it.
+inline bool set_clamp(Epilogue& e, PyObject* clamp) {
+  if (clamp == Py_None) return true;
+  if (!PyTuple_CheckExact(clamp) || PyTuple_GET_SIZE(clamp) != 2) return false;
+  PyObject *low = PyTuple_GET_ITEM(clamp, 0), *high = PyTuple_GET_ITEM(clamp, 1);
+  if (!PyFloat_CheckExact(low) || !PyFloat_CheckExact(high)) return false;
+  e.clamps = true;
+  e.clamp_low = float(PyFloat_AS_DOUBLE(low)), e.clamp_high = float(PyFloat_AS_DOUBLE(high));
+  return true;
+}
+
 struct PackedInt4 {
   Int4 g;  // all that belongs to the weights
   int bits;

@@ -5,6 +5,7 @@
 
 #include "dlpack_exchange.h"
 #include "epilogue.h"
+#include "linear.h"
 
 namespace qk {
 
@@ -56,17 +57,11 @@ inline bool reads(const ExchangeApi& api, PyTypeObject* type, PyObject* object, 
 
 // None, a Curve's number, or (lowest, highest), as Python has checked it.
 inline bool set_activation(Epilogue& e, PyObject* activation) {
-  if (activation == Py_None) return true;
   if (PyLong_CheckExact(activation)) {
     e.curve = Curve(PyLong_AsLong(activation));
     return e.curve > Curve::none && e.curve <= Curve::tanh;
   }
-  if (!PyTuple_CheckExact(activation) || PyTuple_GET_SIZE(activation) != 2) return false;
-  PyObject *low = PyTuple_GET_ITEM(activation, 0), *high = PyTuple_GET_ITEM(activation, 1);
-  if (!PyFloat_CheckExact(low) || !PyFloat_CheckExact(high)) return false;
-  e.clamps = true;
-  e.clamp_low = float(PyFloat_AS_DOUBLE(low)), e.clamp_high = float(PyFloat_AS_DOUBLE(high));
-  return true;
+  return set_clamp(e, activation);
 }
 
 // `type`: "float32", "float16" or "bfloat16", one of Python's interned names.

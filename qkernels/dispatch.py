@@ -383,8 +383,9 @@ class ExpertsRoad:
         its compiled row and where its rows of x end; bias (e, n) or None.
         """
         if floats not in packed._together:
-            made = [self._handles(packed, e, part, floats) for e, part in enumerate(parts())]
-            packed._together[floats] = native._native.packed_experts(made), made, parts()  # which must live as long
+            live = parts()
+            made = [self._handles(packed, e, part, floats) for e, part in enumerate(live)]
+            packed._together[floats] = native._native.packed_experts(made), made, live  # which must live as long
         handle = packed._together[floats][0]
         native._native.linear_experts(rows, ends, x, handle, out, epilogue, bias)
         if not floats and _pattern.get() is None:

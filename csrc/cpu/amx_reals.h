@@ -76,9 +76,7 @@ struct Codes {
   static void units_of(const Int4& g, idx at, const uint8_t* w, idx units, uint8_t* to) {
     const __m512 whole = _mm512_loadu_ps(kWhole);
     const __m512i upper = _mm512_loadu_si512(kUppers);
-    const __m512 zero = _mm512_cvtepi32_ps(
-        g.zeros ? _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(g.zeros + at)))
-                : _mm512_set1_epi32(g.zero));
+    const __m512 zero = zeros_at(g, at);
     const auto value = [&](__m512i codes) QK_INLINE {  // the table is asked by the low 4 bits of a lane
       if (kBits != 4) codes = _mm512_and_si512(codes, _mm512_set1_epi32((1 << kBits) - 1));
       const __m512 code = kBits == 8 ? _mm512_cvtepi32_ps(codes) : _mm512_permutexvar_ps(codes, whole);

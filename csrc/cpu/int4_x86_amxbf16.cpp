@@ -43,9 +43,7 @@ void dequantize_panel(const Int4& g, idx panel, uint8_t* to) {
   for (idx q = 0; q < groups; ++q) {
     const idx at = (panel * groups + q) * kPanel;
     const __m512 scale = scales_at(g.scales, g.scale_type, at);
-    const __m512 zero = _mm512_cvtepi32_ps(
-        g.zeros ? _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(g.zeros + at)))
-                : _mm512_set1_epi32(g.zero));
+    const __m512 zero = zeros_at(g, at);
     const auto rounded = [&](__m512i codes) QK_INLINE {  // the table is asked by the low 4 bits of a lane
       if (Bits != 4) codes = _mm512_and_si512(codes, _mm512_set1_epi32((1 << Bits) - 1));
       const __m512 code = Bits == 8 ? _mm512_cvtepi32_ps(codes) : _mm512_permutexvar_ps(codes, whole);

@@ -85,10 +85,10 @@ class Worker {
     return false;
   }
 
-  // Any CPU but the caller's. Linux puts a thread that is woken on its waker's CPU where the others have been idle for long
-  // enough, and there it waits for a time slice, for milliseconds, while the waker works: EfficientNet-Lite0 after 10 idle
-  // ms, two threads, 2,560 µs with it and 1,950 so (a loop without
-  // pauses: 1,660 either way). Whatever affinity somebody else has given it stays the outer bound.
+  // Any CPU but the caller's. Linux puts a thread that is woken on its waker's CPU where the others have been idle for
+  // long enough, and there it waits for a time slice, for milliseconds, while the waker works: EfficientNet-Lite0 after
+  // 10 idle ms, two threads, 2,560 µs with it and 1,950 so (a loop without pauses: 1,660 either way). Whatever affinity
+  // somebody else has given it stays the outer bound.
   void elsewhere() {
     const pid_t thread = thread_.load(std::memory_order_acquire);
     cpu_set_t now, wanted;

@@ -51,6 +51,15 @@ def _end(k: int, g: int, group: int) -> int:
     return k if k < (g + 1) * group else (g + 1) * group
 
 
+@cuda.jit(device=True)
+def _part(x: Any, codes: Any, bits: int, i: int, j: int, first: int, end: int, zero: int) -> int:
+    """The exact sum of a group."""
+    total = S64(0)
+    for a in range(first, end):
+        total += S64(x[i, a]) * (_code(codes, bits, 0, (x.shape[1] + 63) // 64, j, a) - zero)
+    return total
+
+
 @cuda.jit
 def grouped(
     x: Any, codes: Any, scales: Any, zeros: Any, bits: int, each: int, zero: int, group: int, groups: int, out: Any
@@ -62,10 +71,9 @@ def grouped(
     i, j = at // out.shape[1], at % out.shape[1]
     k, y = x.shape[1], F32(0)
     for g in range(groups):
-        total, place = S64(0), _place(j, g, groups)
+        place = _place(j, g, groups)
         z = S64(zeros[place]) if each else S64(zero)
-        for a in range(g * group, _end(k, g, group)):
-            total += S64(x[i, a]) * (_code(codes, bits, 0, (k + 63) // 64, j, a) - z)
+        total = _part(x, codes, bits, i, j, g * group, _end(k, g, group), z)
         y = fma_rn(F32(S32(total)), F32(scales[place]), y)
     out[i, j] = y
 
@@ -81,10 +89,9 @@ def two_level(
     i, j = at // out.shape[1], at % out.shape[1]
     k, total = x.shape[1], S64(0)
     for g in range(groups):
-        part, place = S64(0), _place(j, g, groups)
+        place = _place(j, g, groups)
         z = S64(zeros[place]) if has & 1 else S64(zero)
-        for a in range(g * group, _end(k, g, group)):
-            part += S64(x[i, a]) * (_code(codes, bits, 0, (k + 63) // 64, j, a) - z)
+        part = _part(x, codes, bits, i, j, g * group, _end(k, g, group), z)
         total += part * (S64(factors[place]) if has & 2 else S64(1))
     out[i, j] = _wrapped(total)
 

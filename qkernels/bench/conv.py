@@ -17,6 +17,7 @@ import numpy as np
 import qkernels as qk
 from qkernels.bench import limits, timing
 from qkernels.bench.measure import IDLE_SECONDS, geometric_mean
+from qkernels.bench.onnx_sessions import bound
 from qkernels.bench.shapes import INT8_CONV, Conv
 
 Call = Callable[[], Any]
@@ -125,7 +126,6 @@ class OnnxRuntime(Peer):
     name, modules, channels_last = "ort_nchw", ("onnxruntime", "onnx"), False
 
     def prepare(self, layer: Layer, threads: int) -> Call:
-        import onnxruntime
         from onnx import TensorProto, helper, numpy_helper
 
         s, last = layer.shape, self.channels_last
@@ -149,19 +149,7 @@ class OnnxRuntime(Peer):
         )  # fmt: skip
         opsets = [helper.make_opsetid("", 13), helper.make_opsetid("com.microsoft", 1)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        binding = session.io_binding()
-        binding.bind_input("x", "cpu", 0, x.dtype, x.shape, x.ctypes.data)
-        binding.bind_output("y", "cpu", 0, y.dtype, y.shape, y.ctypes.data)
-        seen = y if last else y.transpose(0, 2, 3, 1)
-
-        def call(keep: Any = (x, y)) -> np.ndarray:
-            session.run_with_iobinding(binding)
-            return seen
-
-        return call
+        return bound(model, threads, {"x": x}, {"y": y}, y if last else y.transpose(0, 2, 3, 1))
 
 
 class OnnxRuntimeNhwc(OnnxRuntime):

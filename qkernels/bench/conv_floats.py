@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from qkernels.bench.conv import X_SCALE, X_ZERO, Y_ZERO, Call, Layer, Peer
+from qkernels.bench.onnx_sessions import bound
 
 SUFFIX = "_f32"
 
@@ -68,7 +69,6 @@ class OnnxRuntimeFloat(Peer):
     name, modules = f"ort{SUFFIX}", ("onnxruntime", "onnx")
 
     def prepare(self, layer: Layer, threads: int) -> Call:
-        import onnxruntime
         from onnx import TensorProto, helper, numpy_helper
 
         x, w, bias = _operands(layer)
@@ -82,18 +82,7 @@ class OnnxRuntimeFloat(Peer):
         constants = [numpy_helper.from_array(w, "w"), numpy_helper.from_array(bias, "b")]
         graph = helper.make_graph([node], "layer", *([end] for end in ends), constants)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        binding = session.io_binding()
-        binding.bind_input("x", "cpu", 0, x.dtype, x.shape, x.ctypes.data)
-        binding.bind_output("y", "cpu", 0, y.dtype, y.shape, y.ctypes.data)
-
-        def call(keep: Any = x) -> Any:
-            session.run_with_iobinding(binding)
-            return _Codes(y, layer.y_scale)
-
-        return call
+        return bound(model, threads, {"x": x}, {"y": y}, _Codes(y, layer.y_scale))
 
 
 class OpenVinoFloat(Peer):

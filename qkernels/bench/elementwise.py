@@ -19,6 +19,7 @@ import numpy as np
 import qkernels as qk
 from qkernels import dispatch
 from qkernels.bench import timing
+from qkernels.bench.onnx_sessions import bound
 from qkernels.kernel import Kernel, Multipliers, Problem, Scales
 from qkernels.rounding import multiplier_of
 
@@ -81,7 +82,6 @@ def ort(
     shape: of the result, where it is not x's."""
     if importlib.util.find_spec("onnxruntime") is None or importlib.util.find_spec("onnx") is None:
         return {}
-    import onnxruntime
     from onnx import helper, numpy_helper
 
     kind = helper.np_dtype_to_tensor_dtype
@@ -100,20 +100,7 @@ def ort(
     )
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = qk.get_num_threads()
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    binding = session.io_binding()
-    binding.bind_input("x", "cpu", 0, x.dtype, x.shape, x.ctypes.data)
-    binding.bind_output("y", "cpu", 0, out.dtype, out.shape, out.ctypes.data)
-    for name in names[1:]:
-        binding.bind_output(name, "cpu")
-
-    def call(keep: Any = (x, values)) -> np.ndarray:
-        session.run_with_iobinding(binding)
-        return out
-
-    return {"ort": (call, same)}
+    return {"ort": (bound(model, qk.get_num_threads(), {"x": x}, {"y": out}, out, tuple(names[1:])), same)}
 
 
 def _quantize(d: Data, scale: Any, axis: int | None, placed: tuple[tuple[int, ...], int]) -> Contenders:

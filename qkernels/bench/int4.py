@@ -20,6 +20,7 @@ import qkernels as qk
 from qkernels.bench import ggml
 from qkernels.bench.contender import Call, Contender, Subject
 from qkernels.bench.linear import operands
+from qkernels.bench.onnx_sessions import bound
 from qkernels.bench.peers import _Library, _quickly
 from qkernels.bench.shapes import INT4_LINEAR, Gemm, _group
 from qkernels.weight import K_PAD, N_PANEL, padded
@@ -122,7 +123,6 @@ class MatMulNBits(_Weighted, _Library):
         self.level, self.name = level, f"ort_nbits_{level}"
 
     def prepare(self, a: np.ndarray, b: np.ndarray, threads: int) -> Call | None:
-        import onnxruntime
         from onnx import TensorProto, helper, numpy_helper
 
         if self.group is None:
@@ -150,18 +150,8 @@ class MatMulNBits(_Weighted, _Library):
         )  # fmt: skip
         opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        binding, y = session.io_binding(), np.empty(shape, F32)
-        binding.bind_input("a", "cpu", 0, F32, a.shape, a.ctypes.data)
-        binding.bind_output("y", "cpu", 0, F32, shape, y.ctypes.data)
-
-        def call(keep: tuple[np.ndarray, ...] = (a, y)) -> np.ndarray:
-            session.run_with_iobinding(binding)
-            return y
-
-        return call
+        y = np.empty(shape, F32)
+        return bound(model, threads, {"a": a}, {"y": y}, y)
 
 
 class OpenVino(_Weighted, _Library):

@@ -13,6 +13,7 @@ import numpy as np
 
 import qkernels as qk
 from qkernels.bench.contender import Call, Contender, NumpyFloat32, Subject
+from qkernels.bench.onnx_sessions import bound
 from qkernels.bench.peers import _Library, _quickly
 from qkernels.bench.shapes import Gemm, _group
 from qkernels.weight import K_PAD, N_PANEL, padded
@@ -117,7 +118,6 @@ class OnnxRuntimeDynamic(_Library):
     name, modules = "ort_dynamic", ("onnxruntime", "onnx")
 
     def prepare(self, a: np.ndarray, b: np.ndarray, threads: int) -> Call | None:
-        import onnxruntime
         from onnx import TensorProto, helper, numpy_helper
 
         q, shape = weight_of(b), (len(a), b.shape[1])
@@ -133,18 +133,8 @@ class OnnxRuntimeDynamic(_Library):
         )
         opsets = [helper.make_opsetid("", 13), helper.make_opsetid("com.microsoft", 1)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        binding, y = session.io_binding(), np.empty(shape, F32)
-        binding.bind_input("a", "cpu", 0, F32, a.shape, a.ctypes.data)
-        binding.bind_output("y", "cpu", 0, F32, shape, y.ctypes.data)
-
-        def call(keep: tuple[np.ndarray, ...] = (a, y)) -> np.ndarray:
-            session.run_with_iobinding(binding)
-            return y
-
-        return call
+        y = np.empty(shape, F32)
+        return bound(model, threads, {"a": a}, {"y": y}, y)
 
 
 class OpenVino(_Library):

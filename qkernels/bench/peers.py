@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from qkernels.bench.contender import Call, Contender
+from qkernels.bench.onnx_sessions import bound
 
 
 class _Library:
@@ -48,7 +49,6 @@ class _OnnxRuntime(_Library):
     modules = ("onnxruntime", "onnx")
 
     def prepare(self, a: np.ndarray, b: np.ndarray, threads: int) -> Call | None:
-        import onnxruntime
         from onnx import TensorProto, helper, numpy_helper
 
         shape = (*a.shape[:-1], b.shape[-1])
@@ -61,18 +61,8 @@ class _OnnxRuntime(_Library):
             [numpy_helper.from_array(b, "b")],
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        binding, y = session.io_binding(), np.empty(shape, np.int32)
-        binding.bind_input("a", "cpu", 0, a.dtype, a.shape, a.ctypes.data)
-        binding.bind_output("y", "cpu", 0, np.int32, shape, y.ctypes.data)
-
-        def call(keep: tuple[np.ndarray, ...] = (a, y)) -> np.ndarray:
-            session.run_with_iobinding(binding)
-            return y
-
-        return call
+        y = np.empty(shape, np.int32)
+        return bound(model, threads, {"a": a}, {"y": y}, y)
 
 
 class OnnxRuntimeU8(_OnnxRuntime):
